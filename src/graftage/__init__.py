@@ -1,0 +1,76 @@
+"""graftage: a folder of labelled pictures becomes an image classifier you can trust, by transfer learning.
+
+The public names are loaded when first used, so that `import graftage` costs nothing.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from graftage.errors import (
+        BackboneError,
+        BundleError,
+        DataError,
+        GraftageError,
+        OptionError,
+        PictureError,
+        StoreError,
+    )
+    from graftage.measure.interval import Estimate
+    from graftage.measure.scores import Scores
+    from graftage.pipeline import Run, Settings, evaluate, train
+    from graftage.serve.predict import Prediction, Predictor, load
+    from graftage.sklearn import GraftClassifier
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "BackboneError": "graftage.errors",
+    "BundleError": "graftage.errors",
+    "DataError": "graftage.errors",
+    "Estimate": "graftage.measure.interval",
+    "GraftClassifier": "graftage.sklearn",
+    "GraftageError": "graftage.errors",
+    "OptionError": "graftage.errors",
+    "PictureError": "graftage.errors",
+    "Prediction": "graftage.serve.predict",
+    "Predictor": "graftage.serve.predict",
+    "Run": "graftage.pipeline",
+    "Scores": "graftage.measure.scores",
+    "Settings": "graftage.pipeline",
+    "StoreError": "graftage.errors",
+    "evaluate": "graftage.pipeline",
+    "load": "graftage.serve.predict",
+    "train": "graftage.pipeline",
+}
+
+__all__ = [
+    "BackboneError",
+    "BundleError",
+    "DataError",
+    "Estimate",
+    "GraftClassifier",
+    "GraftageError",
+    "OptionError",
+    "PictureError",
+    "Prediction",
+    "Predictor",
+    "Run",
+    "Scores",
+    "Settings",
+    "StoreError",
+    "__version__",
+    "evaluate",
+    "load",
+    "train",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME:
+        raise AttributeError(f"module 'graftage' has no attribute {name!r}")
+    return getattr(import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

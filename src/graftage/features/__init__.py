@@ -1,0 +1,1 @@
+"""Pictures become vectors, once."""

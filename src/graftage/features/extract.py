@@ -1,0 +1,311 @@
+"""Pictures become features: decode, forward pass and store overlap, and what is stored is not computed again.
+
+Each worker thread takes a picture from bytes to features on its own, so that with as many workers as cores every core
+is always busy with one or the other. The same `stream` serves training, evaluation and prediction.
+"""
+
+import hashlib
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from graftage.data.decode import DEFAULT_LIMITS, Limits, Picture, decode
+from graftage.data.sources import read
+from graftage.errors import PictureError
+from graftage.features.engine import Forward, cores
+from graftage.features.preprocess import Preprocess
+from graftage.features.store import FeatureStore, Kept
+
+Progress = Callable[[int, int], None]
+
+_AHEAD = 4  # chunks under way or waiting, per worker: enough to keep all busy, little enough to hold
+_STORE_EVERY = 64  # pictures; what a kill can cost
+
+
+@dataclass(frozen=True)
+class Job:
+    """A picture to be seen.
+
+    Attributes:
+        index: the caller's number for it.
+        path: its file.
+        digest: SHA-256 that its bytes must have, or "" if any will do.
+        wanted: which of the preprocessings to compute, by position.
+    """
+
+    index: int
+    path: Path
+    digest: str = ""
+    wanted: tuple[int, ...] = (0,)
+
+
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """What came of one picture.
+
+    Attributes:
+        job: the job it answers.
+        vectors: float32 (D,) for each of `job.wanted`; empty if the picture was rejected.
+        reason: why it was rejected, else "".
+        notes: what decoding did to it ("rotated by EXIF (6)").
+        repaired: whether it was damaged and decoded as far as it went.
+    """
+
+    job: Job
+    vectors: tuple[NDArray[np.float32], ...] = ()
+    reason: str = ""
+    notes: str = ""
+    repaired: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Extracted:
+    """Features of n pictures under each of the preprocessings asked for.
+
+    Attributes:
+        features: per preprocessing, float32 (n, D); rows of rejected pictures are NaN.
+        seen: per picture, in the order asked for; `vectors` are left empty here.
+        computed: how many (picture, preprocessing) pairs were computed rather than found in the store.
+    """
+
+    features: tuple[NDArray[np.float32], ...]
+    seen: tuple[Seen, ...]
+    computed: int
+
+    @property
+    def failed(self) -> tuple[int, ...]:
+        """Positions of the pictures that were rejected."""
+        return tuple(i for i, seen in enumerate(self.seen) if seen.reason)
+
+
+def stream(
+    jobs: Iterable[Job],
+    *,
+    forward: Forward,
+    preprocesses: Sequence[Preprocess],
+    limits: Limits = DEFAULT_LIMITS,
+    repair: bool = False,
+    workers: int = 0,
+) -> Generator[Seen, None, None]:
+    """One `Seen` per job, in the order of the jobs, holding few pictures at a time however many jobs there are.
+
+    Args:
+        jobs: may be endless; taken as needed.
+        forward: the network.
+        preprocesses: those that jobs refer to by position; all with `forward`'s size and the same `cover`.
+        limits: largest file and picture.
+        repair: use damaged pictures as far as they decode.
+        workers: threads; 0 means one per core.
+    """
+    assert len({p.cover for p in preprocesses}) == 1, "files are decoded once, at one scale"
+    seer = _Seer(forward, tuple(preprocesses), limits, repair)
+    workers = workers or cores()
+    source = iter(jobs)
+    waiting: deque[Future[list[Seen]]] = deque()
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="graftage")
+    try:
+        while True:
+            while len(waiting) < _AHEAD * workers and (chunk := list(islice(source, forward.batch))):
+                waiting.append(pool.submit(seer.see, chunk))
+            if not waiting:
+                return
+            yield from waiting.popleft().result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def extract(
+    paths: Sequence[Path],
+    digests: Sequence[str],
+    *,
+    forward: Forward,
+    preprocesses: Sequence[Preprocess],
+    limits: Limits = DEFAULT_LIMITS,
+    repair: bool = False,
+    workers: int = 0,
+    progress: Progress | None = None,
+    folder: Path | None = None,
+) -> Extracted:
+    """Features of the pictures at `paths`, from the store where they are, computed and stored where they are not.
+
+    Args:
+        paths: n files.
+        digests: SHA-256 of each file's bytes, hex; the store's key. Equal pictures are computed once.
+        forward: the network.
+        preprocesses: one or more ways of making the square.
+        limits: largest file and picture.
+        repair: use damaged pictures as far as they decode.
+        workers: threads; 0 means one per core.
+        progress: called with (done, total) distinct pictures, in this thread.
+        folder: of the store; default: the cache.
+
+    Raises:
+        StoreError: the store cannot be read or written. What was computed before stays.
+    """
+    assert len(paths) == len(digests), "a digest for every picture"
+    assert all(digests), "pictures without a digest would pass for equal ones"
+    with ExitStack() as stack:
+        stores = [
+            stack.enter_context(FeatureStore(store_key(forward, p), width=forward.features, folder=folder))
+            for p in preprocesses
+        ]
+        gathered = _Gathered(digests, forward.features, len(stores))
+        jobs = gathered.missing(paths, stores, repair=repair)
+        if progress is not None:
+            progress(gathered.known, gathered.known + len(jobs))
+        seen = stream(jobs, forward=forward, preprocesses=preprocesses, limits=limits, repair=repair, workers=workers)
+        with closing(seen):  # no worker outlives an interrupt
+            _collect(seen, gathered, stores, progress)
+    return gathered.result(paths)
+
+
+def store_key(forward: Forward, preprocess: Preprocess) -> str:
+    """Name under which features of one network under one preprocessing are kept."""
+    return f"{forward.key}-{preprocess.key}"
+
+
+def see(
+    data: bytes, *, forward: Forward, preprocess: Preprocess, limits: Limits = DEFAULT_LIMITS, repair: bool = False
+) -> tuple[NDArray[np.float32], Picture]:
+    """One picture's features from its bytes: float32 (D,), and the decoded picture. Raises PictureError."""
+    picture = decode(data, cover=preprocess.cover, limits=limits, repair=repair)
+    return forward(preprocess.square(picture.pixels)[None])[0], picture
+
+
+@dataclass(frozen=True, eq=False)
+class _Seer:
+    forward: Forward
+    preprocesses: tuple[Preprocess, ...]
+    limits: Limits
+    repair: bool
+
+    def see(self, chunk: list[Job]) -> list[Seen]:
+        """A chunk of jobs, from files to features, in this thread."""
+        pictures = [self._decode(job) for job in chunk]
+        vectors = self._vectors(chunk, pictures)
+        return [
+            self._answer(job, picture, vectors.get(job.index, ())) for job, picture in zip(chunk, pictures, strict=True)
+        ]
+
+    def _decode(self, job: Job) -> Picture | PictureError:
+        try:
+            data = read(job.path, limits=self.limits)
+            if job.digest and hashlib.sha256(data).hexdigest() != job.digest:
+                raise PictureError("changed while running", "the file is not what it was when it was first read")
+            return decode(data, cover=self.preprocesses[0].cover, limits=self.limits, repair=self.repair)
+        except PictureError as error:
+            return error
+
+    def _vectors(
+        self, chunk: list[Job], pictures: list[Picture | PictureError]
+    ) -> dict[int, tuple[NDArray[np.float32], ...]]:
+        squares, owners = [], []
+        for job, picture in zip(chunk, pictures, strict=True):
+            if isinstance(picture, Picture):
+                squares += [self.preprocesses[k].square(picture.pixels) for k in job.wanted]
+                owners += [job.index] * len(job.wanted)
+        found: dict[int, tuple[NDArray[np.float32], ...]] = {}
+        for start in range(0, len(squares), self.forward.batch):
+            rows = self.forward(np.stack(squares[start : start + self.forward.batch]))
+            for owner, row in zip(owners[start:], rows, strict=False):
+                found[owner] = (*found.get(owner, ()), row)
+        return found
+
+    def _answer(self, job: Job, picture: Picture | PictureError, vectors: tuple[NDArray[np.float32], ...]) -> Seen:
+        if isinstance(picture, PictureError):
+            return Seen(job, reason=str(picture))
+        if not all(np.isfinite(vector).all() for vector in vectors):
+            return Seen(job, reason="the network's answer is not finite")
+        return Seen(job, vectors, notes="; ".join(picture.notes), repaired=picture.repaired)
+
+
+class _Gathered:
+    """Collects rows by digest, so that equal files share one computation."""
+
+    def __init__(self, digests: Sequence[str], width: int, views: int) -> None:
+        self._rows: dict[str, list[int]] = {}
+        for row, digest in enumerate(digests):
+            self._rows.setdefault(digest, []).append(row)
+        self._digests = tuple(digests)
+        self._features = tuple(np.full((len(digests), width), np.nan, np.float32) for _ in range(views))
+        self._seen: dict[str, Seen] = {}
+        self.total = len(self._rows)
+        self.known = 0
+        self.computed = 0
+
+    def missing(self, paths: Sequence[Path], stores: Sequence[FeatureStore], *, repair: bool) -> list[Job]:
+        wanted: dict[str, list[int]] = {digest: [] for digest in self._rows}
+        for view, store in enumerate(stores):
+            kept = store.get(list(self._rows))
+            for digest in self._rows:
+                if digest in kept and (repair or not kept[digest].repaired):
+                    self._place(digest, view, kept[digest])
+                else:
+                    wanted[digest].append(view)
+        jobs = [Job(self._rows[d][0], paths[self._rows[d][0]], d, tuple(views)) for d, views in wanted.items() if views]
+        self.known = len(self._rows) - len(jobs)
+        return jobs
+
+    def add(self, seen: Seen) -> list[tuple[int, str, Kept]]:
+        """Takes a computed picture in; returns what belongs into which store."""
+        digest = seen.job.digest
+        self._seen[digest] = Seen(seen.job, reason=seen.reason, notes=seen.notes, repaired=seen.repaired)
+        if seen.reason:  # also what an earlier run stored of it does not count
+            for features in self._features:
+                features[self._rows[digest]] = np.nan
+        self.computed += len(seen.vectors)
+        kept = [
+            (v, digest, Kept(x, seen.notes, seen.repaired)) for v, x in zip(seen.job.wanted, seen.vectors, strict=False)
+        ]
+        for view, _, row in kept:
+            self._place(digest, view, row)
+        return kept
+
+    def _place(self, digest: str, view: int, kept: Kept) -> None:
+        self._features[view][self._rows[digest]] = kept.vector
+        row = self._rows[digest][0]
+        self._seen.setdefault(digest, Seen(Job(row, Path(), digest), notes=kept.notes, repaired=kept.repaired))
+
+    def result(self, paths: Sequence[Path]) -> Extracted:
+        seen = []
+        for row, digest in enumerate(self._digests):
+            found = self._seen[digest]
+            job = Job(row, paths[row], digest)
+            seen.append(Seen(job, reason=found.reason, notes=found.notes, repaired=found.repaired))
+        return Extracted(self._features, tuple(seen), self.computed)
+
+
+def _collect(
+    seen: Iterator[Seen], gathered: _Gathered, stores: Sequence[FeatureStore], progress: Progress | None
+) -> None:
+    """Moves answers into the arrays and, batch by batch, into the stores; an interrupt stores what is done first."""
+    pending: list[tuple[int, str, Kept]] = []
+    done, last = gathered.known, time.monotonic()
+    total = gathered.total
+    try:
+        for answer in seen:
+            pending += gathered.add(answer)
+            done += 1
+            if len(pending) >= _STORE_EVERY:
+                _flush(pending, stores)
+            if progress is not None and (time.monotonic() - last > 0.1 or done == total):
+                progress(done, total)
+                last = time.monotonic()
+    finally:
+        _flush(pending, stores)
+
+
+def _flush(pending: list[tuple[int, str, Kept]], stores: Sequence[FeatureStore]) -> None:
+    for view, store in enumerate(stores):
+        rows = [(digest, kept) for v, digest, kept in pending if v == view]
+        if rows:
+            store.put(rows)
+    pending.clear()

@@ -1,0 +1,94 @@
+"""A PyTorch module becomes an OpenVINO graph file, and a graph file becomes something to call."""
+
+import threading
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import torch
+
+Precision = Literal["float32", "bfloat16"]
+
+
+class Refused(Exception):
+    """An engine that cannot run this network here, or gives other numbers."""
+
+
+class Damaged(Refused):
+    """A kept graph that is not what was kept: made anew, it may serve again."""
+
+
+def convert(module: "torch.nn.Module", shape: tuple[int, int, int], target: Path) -> None:
+    """PyTorch module → OpenVINO graph file, through the frontend itself: its conversion tool would report home.
+
+    Args:
+        module: takes uint8 (1, *shape).
+        shape: of one picture, (S, S, 3).
+        target: the .xml file; its weights go beside it as .bin.
+
+    Raises:
+        Refused: OpenVINO does not know an operation of this network.
+    """
+    import openvino
+    import torch
+    from openvino.frontend import FrontEndManager
+    from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
+
+    example = torch.zeros(1, *shape, dtype=torch.uint8)
+    try:
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")  # tracing is deprecated but is the one route without decompositions
+            trace: Any = torch.jit.trace
+            traced = trace(module, example, check_trace=False)
+            frontend = FrontEndManager().load_by_framework("pytorch")
+            decoder = TorchScriptPythonDecoder(traced, example_input=example)  # must outlive the conversion
+            graph = frontend.convert(frontend.load(decoder))
+        graph.reshape([1, *shape])
+        openvino.save_model(graph, target, compress_to_fp16=False)
+    except (RuntimeError, ValueError, TypeError, AttributeError) as error:
+        raise Refused(f"OpenVINO cannot take this network ({_last_line(error)})") from error
+
+
+class Requests:
+    """A compiled graph: uint8 (b, S, S, 3) → float32 (b, D), each picture an inference of its own.
+
+    Every thread that calls has its own request, made when it first calls.
+
+    Args:
+        graph: the .xml file.
+        precision: what the processor shall compute in.
+        streams: how many threads may be inside at once without waiting; each inference runs on one.
+
+    Raises:
+        Damaged: the file cannot be loaded.
+        Refused: this processor does not compute in `precision`.
+    """
+
+    def __init__(self, graph: Path, precision: Precision, *, streams: int) -> None:
+        import openvino
+
+        hint = openvino.Type.bf16 if precision == "bfloat16" else openvino.Type.f32
+        options = {"NUM_STREAMS": streams, "INFERENCE_NUM_THREADS": streams, "INFERENCE_PRECISION_HINT": hint}
+        try:
+            self._compiled = openvino.Core().compile_model(str(graph), "CPU", options)
+        except RuntimeError as error:
+            raise Damaged(f"OpenVINO cannot load its graph ({_last_line(error)})") from error
+        if self._compiled.get_property("INFERENCE_PRECISION_HINT") != hint:  # it is only a hint: the answer tells
+            raise Refused(f"this processor does not compute in {precision}")
+        self._local = threading.local()
+
+    def __call__(self, squares: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Features of at least one square picture."""
+        if not hasattr(self._local, "request"):
+            self._local.request = self._compiled.create_infer_request()
+        rows = [self._local.request.infer([square[None]])[0][0].copy() for square in squares]
+        return np.stack(rows)
+
+
+def _last_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[-1][:120]

@@ -1,0 +1,313 @@
+"""The model file: one safetensors file holds all that a prediction needs, and nothing that runs (W).
+
+`Bundle` is a trained classifier at rest. Its JSON part lies in the header, the backbone's weights are the tensors
+`backbone.NAME`, the head's are `head.NAME`; how the file itself is written and read safely is in `tensorfile`. Here is
+what the parts mean and how they must fit each other. Every fault is a `BundleError` that names the file.
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from graftage.errors import BundleError
+from graftage.features.preprocess import Preprocess
+from graftage.learn.head import Head
+from graftage.serve.tensorfile import (
+    Array,
+    Damaged,
+    Header,
+    Json,
+    check_fields,
+    encode_header,
+    in_order,
+    layout,
+    naming,
+    newer,
+    opened,
+    parse_header,
+    read_header,
+    read_tensors,
+    write,
+)
+
+# To change what a bundle holds:
+#   1. raise FORMAT by one and say in the changelog what changed;
+#   2. keep a file saved by the old version as tests/files/format-N.safetensors, with a test that loads it;
+#   3. give the old fields their new form in _check_info right after _check_format, so that one reader serves all;
+#   4. leave the refusal of newer formats as it is: an old graftage must not guess at a new file.
+FORMAT = 1
+
+MAX_CLASSES = 100_000
+PRECISIONS = ("float32", "bfloat16")
+
+
+@dataclass(frozen=True)
+class BackboneInfo:
+    """What is known of the pretrained network, apart from its weights.
+
+    Attributes:
+        id: as the user names it, such as "bundled/efficientnet_lite0" or "timm/NAME.TAG".
+        architecture: timm's name of the network.
+        features: length D of its feature vectors.
+        input_size: height and width of its input, in pixels.
+        weights_sha256: hash of the weights file as published, 64 lower-case hexadecimal digits.
+        licence: of the weights, an SPDX identifier where there is one.
+        pretraining: what it learnt from, such as "ImageNet-1k".
+        parameters: how many numbers the network has.
+        precision: of the stored weights, "float32" or "bfloat16".
+    """
+
+    id: str
+    architecture: str
+    features: int
+    input_size: int
+    weights_sha256: str
+    licence: str
+    pretraining: str
+    parameters: int
+    precision: str
+
+
+@dataclass(frozen=True, eq=False)
+class Bundle:
+    """A trained classifier at rest.
+
+    Attributes:
+        classes: names in the order of the logits; K = 2 to 100,000 of them, unique, not empty.
+        preprocess: how a picture becomes the network's input.
+        backbone: what is known of the network.
+        weights: the network's state dict, names as in the module; bfloat16 tensors as uint16 arrays of their bits.
+        head: turns feature vectors (n, D) into logits (n, K).
+        temperature: divides the logits before the softmax; finite, above 0.
+        scores: how well it did on held-out pictures. Here and in the next two: text keys, values that JSON knows;
+            tuples come back as lists.
+        data: fingerprint of the training pictures: how many, per class, a digest of their digests.
+        settings: enough to train it again.
+        versions: package name to version.
+        created: time of training, or "" so that the same command gives the same bytes.
+    """
+
+    classes: tuple[str, ...]
+    preprocess: Preprocess
+    backbone: BackboneInfo
+    weights: Mapping[str, Array]
+    head: Head
+    temperature: float
+    scores: Mapping[str, object]
+    data: Mapping[str, object]
+    settings: Mapping[str, object]
+    versions: Mapping[str, str]
+    created: str = ""
+
+
+# Exactly these fields, exactly these types: the JSON part of format 1.
+_INFO: Mapping[str, object] = {
+    "format": int,
+    "classes": list,
+    "preprocess": dict,
+    "backbone": dict,
+    "head": dict,
+    "temperature": float,
+    "scores": dict,
+    "data": dict,
+    "settings": dict,
+    "versions": dict,
+    "created": str,
+}
+_BACKBONE: Mapping[str, object] = {field.name: field.type for field in fields(BackboneInfo)}
+# What a record's own check may raise at values it does not like, however odd.
+_MISFITS = (ValueError, TypeError, KeyError, IndexError, OverflowError)
+
+
+def save(bundle: Bundle, path: Path) -> None:
+    """Write the model file; the same bundle always gives the same bytes.
+
+    What is written has first passed the very checks of `load`, so a file that cannot be loaded is never made. It goes
+    to a temporary name in the same folder, is forced to disk, then renamed: `path` holds the old file or the new one.
+
+    Args:
+        bundle: what to write.
+        path: where to, usually RUN/model.safetensors; an existing file is replaced.
+
+    Raises:
+        BundleError: a field is out of range, a text is no valid Unicode, a value is unknown to JSON, parts do not fit
+            each other, a tensor has a type that the format does not know, or the disk refuses.
+    """
+    with naming(path, saving=True):
+        tensors = in_order(_named(bundle))
+        raw = encode_header(_info(bundle), tensors)
+        _assemble(_checked(parse_header(raw, sum(tensor.nbytes for tensor in tensors.values()))), tensors)
+        write(path, raw, tensors)
+
+
+def load(path: Path) -> Bundle:
+    """Read a model file without trusting it: no code from it runs, and it allocates no more than its own size.
+
+    Args:
+        path: a file that `save` wrote, in this format or an older one.
+
+    Returns:
+        The bundle, every field and every bit of every tensor as saved. Its arrays own their memory.
+
+    Raises:
+        BundleError: there is no such file, it is none of ours, damaged, or made by a newer graftage.
+    """
+    with naming(path), opened(path) as file:
+        header = _checked(read_header(file))
+        return _assemble(header, read_tensors(file, header))
+
+
+def describe(path: Path) -> dict[str, Any]:
+    """Read the header only, which is quick whatever the size of the file.
+
+    Args:
+        path: a model file.
+
+    Returns:
+        The JSON part (format, classes, preprocess, backbone, head, temperature, scores, data, settings, versions,
+        created), with `bytes`, the size of the file, and `tensors`, from name to {"dtype", "shape"}.
+
+    Raises:
+        BundleError: as `load`, but damage inside the tensors is not seen.
+    """
+    with naming(path), opened(path) as file:
+        header = _checked(read_header(file))
+        tensors = {entry.name: {"dtype": entry.dtype, "shape": list(entry.shape)} for entry in layout(header)}
+        return {**header.text, "bytes": os.fstat(file.fileno()).st_size, "tensors": tensors}
+
+
+# ---------------------------------------------------------------- out
+
+
+def _named(bundle: Bundle) -> dict[str, Array]:
+    tensors: dict[str, Array] = {f"backbone.{name}": tensor for name, tensor in bundle.weights.items()}
+    return tensors | {f"head.{name}": tensor for name, tensor in bundle.head.to_tensors().items()}
+
+
+def _info(bundle: Bundle) -> Json:
+    return {
+        "format": FORMAT,
+        "classes": list(bundle.classes),
+        "preprocess": bundle.preprocess.to_json(),
+        "backbone": asdict(bundle.backbone),
+        "head": _plain(bundle.head.to_json()),
+        "temperature": float(bundle.temperature),
+        **{name: _plain(getattr(bundle, name)) for name in ("scores", "data", "settings", "versions")},
+        "created": bundle.created,
+    }
+
+
+def _plain(value: object) -> object:
+    """Any mapping as a dict, any tuple as a list; refuses keys that JSON would turn into text in silence."""
+    if isinstance(value, Mapping):
+        if unfit := [key for key in value if not isinstance(key, str)]:
+            raise BundleError(f"the key {unfit[0]!r} is no text, as JSON wants it: use str(key)")
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+# ---------------------------------------------------------------- in
+
+
+def _checked(header: Header) -> Header:
+    """The header, once all has been checked that can be checked without the tensors."""
+    _check_format(header.text)
+    info = check_fields(header.text, _INFO, "its description")
+    _check_classes(info["classes"])
+    _backbone(info["backbone"])
+    _preprocess(info["preprocess"])
+    if info["temperature"] <= 0:
+        raise Damaged(f"the temperature is {info['temperature']}, but must be above 0")
+    if not all(isinstance(version, str) for version in info["versions"].values()):
+        raise Damaged("versions are no texts")
+    return header
+
+
+def _check_format(info: Json) -> None:
+    number = info.get("format")
+    if type(number) is not int or number < 1:
+        raise Damaged("its format number is no whole number from 1")
+    if number > FORMAT:
+        raise newer(f"format {str(number)[:20]}, this one reads {FORMAT}")
+
+
+def _check_classes(classes: list[object]) -> None:
+    if not 2 <= len(classes) <= MAX_CLASSES:
+        raise Damaged(f"it has {len(classes):,} classes, but 2 to {MAX_CLASSES:,} are allowed")
+    if not all(isinstance(name, str) and name for name in classes):
+        raise Damaged("a class name is empty or no text")
+    if len(set(classes)) < len(classes):
+        raise Damaged("a class name appears twice")
+
+
+def _backbone(record: Json) -> BackboneInfo:
+    info = BackboneInfo(**check_fields(record, _BACKBONE, "the description of its backbone"))
+    if not (info.id and info.architecture):
+        raise Damaged("its backbone has no name")
+    if info.features < 1 or info.input_size < 1 or info.parameters < 0:
+        raise Damaged("its backbone has no features, no input or fewer than no parameters")
+    if len(info.weights_sha256) != 64 or not set(info.weights_sha256) <= set("0123456789abcdef"):
+        raise Damaged("the hash of its weights is not 64 hexadecimal digits")
+    if info.precision not in PRECISIONS:
+        raise Damaged(f"the precision of its weights is none of {', '.join(PRECISIONS)}")
+    return info
+
+
+def _preprocess(record: Json) -> Preprocess:
+    try:
+        return Preprocess.from_json(record)
+    except _MISFITS as fault:
+        raise Damaged(f"its preprocessing: {str(fault)[:200]}") from fault
+
+
+def _assemble(header: Header, tensors: Mapping[str, Array]) -> Bundle:
+    info = header.text
+    weights, head_tensors = _parted(tensors)
+    bundle = Bundle(
+        classes=tuple(info["classes"]),
+        preprocess=_preprocess(info["preprocess"]),
+        backbone=_backbone(info["backbone"]),
+        weights=weights,
+        head=_head(info["head"], head_tensors),
+        **{name: info[name] for name in ("temperature", "scores", "data", "settings", "versions", "created")},
+    )
+    _check_fit(bundle)
+    return bundle
+
+
+def _parted(tensors: Mapping[str, Array]) -> tuple[dict[str, Array], dict[str, Array]]:
+    parts: dict[str, dict[str, Array]] = {"backbone": {}, "head": {}}
+    for name, tensor in tensors.items():
+        owner, _, rest = name.partition(".")
+        if owner not in parts or not rest:
+            raise newer(f"it has the unknown tensor {name[:80]!a}")
+        parts[owner][rest] = tensor
+    return parts["backbone"], parts["head"]
+
+
+def _head(record: Json, tensors: Mapping[str, Array]) -> Head:
+    for name, tensor in tensors.items():
+        if tensor.dtype.kind == "f" and not np.isfinite(tensor).all():
+            raise Damaged(f"tensor 'head.{name[:80]}' has values that are no finite numbers")
+    try:
+        return Head.from_parts(record, dict(tensors))
+    except _MISFITS as fault:
+        raise Damaged(f"its head: {str(fault)[:200]}") from fault
+
+
+def _check_fit(bundle: Bundle) -> None:
+    """The parts belong together: widths, numbers of classes and precision agree."""
+    head, features = bundle.head, bundle.backbone.features
+    if head.features != features:
+        raise Damaged(f"its head takes {head.features} features, but its backbone gives {features}")
+    if head.n_classes != len(bundle.classes):
+        raise Damaged(f"its head knows {head.n_classes} classes, but {len(bundle.classes)} have names")
+    if not bundle.weights:
+        raise Damaged("it has no backbone weights")
+    halves = [name for name, tensor in bundle.weights.items() if tensor.dtype == np.uint16]
+    if halves and bundle.backbone.precision != "bfloat16":
+        raise Damaged(f"tensor 'backbone.{halves[0][:80]}' is bfloat16, but the weights are said to be float32")
