@@ -13,10 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from graftage.errors import BundleError
+from graftage.features.backbone import BackboneInfo
 from graftage.features.preprocess import Preprocess
 from graftage.learn.head import Head
 from graftage.serve import bundle as module
-from graftage.serve.bundle import FORMAT, BackboneInfo, Bundle, describe, load, save
+from graftage.serve.bundle import FORMAT, Bundle, describe, load, save
 
 PREPROCESS = Preprocess("crop", 224, 0.875, "bicubic", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 BACKBONE = BackboneInfo(
@@ -34,8 +35,7 @@ BACKBONE = BackboneInfo(
 
 def head(features: int = 4, classes: int = 3) -> Head:
     weights = np.random.default_rng(0).normal(size=(classes, features)).astype(np.float32)
-    bias, support = np.zeros(classes, np.float32), np.zeros((0, features), np.float32)
-    return Head("linear", "root", "", 1.0, weights, bias, support)
+    return Head.linear("root", weights, np.zeros(classes))
 
 
 def bundle(**changes: object) -> Bundle:
@@ -124,19 +124,24 @@ def test_what_was_loaded_is_saved_as_the_same_bytes(tmp_path, valid):
     assert (tmp_path / "n").read_bytes() == valid
 
 
-def test_bfloat16_weights_travel_as_their_bits(tmp_path):
-    bits = np.array([0x3F80, 0xC000], dtype=np.uint16)
-    path = saved(tmp_path / "m", weights={"w": bits}, backbone=replace(BACKBONE, precision="bfloat16"))
-    assert (load(path).weights["w"] == bits).all()
-    assert describe(path)["tensors"]["backbone.w"] == {"dtype": "BF16", "shape": [2]}
+def test_a_head_on_bfloat16_features_comes_with_float32_weights(tmp_path):
+    path = saved(tmp_path / "m", backbone=replace(BACKBONE, precision="bfloat16"))
+    assert load(path).backbone.precision == "bfloat16"
+    assert load(path).weights["conv.weight"].dtype == np.float32
+
+
+def test_the_precision_is_float32_unless_said_otherwise(tmp_path):
+    facts = {name: value for name, value in asdict(BACKBONE).items() if name != "precision"}
+    assert load(saved(tmp_path / "m", backbone=BackboneInfo(**facts))).backbone.precision == "float32"
 
 
 def test_a_kernel_head_keeps_the_pictures_it_compares_with(tmp_path):
     rng = np.random.default_rng(1)
-    weights, bias, support = (rng.normal(size=shape).astype(np.float32) for shape in ((3, 6), (3,), (6, 4)))
-    kernel = Head("kernel", "unit", "gaussian", 0.5, weights, bias, support)
+    parts = (rng.normal(size=shape).astype(np.float32) for shape in ((3, 4), (3, 6), (3,), (6, 4)))
+    kernel = Head("unit", "gaussian", 0.5, *parts)
     features = rng.normal(size=(5, 4)).astype(np.float32)
     found = load(saved(tmp_path / "m", head=kernel)).head
+    assert (found.support == kernel.support).all()
     assert (found.logits(features) == kernel.logits(features)).all()
 
 
@@ -191,10 +196,7 @@ def test_describe_does_not_read_the_tensors(tmp_path, valid):
         ({"weights": {}}, "no backbone weights"),
         ({"weights": {"": np.zeros(2, np.float32)}}, r"unknown tensor 'backbone\.'"),
         ({"weights": {"w": np.zeros(2, np.complex64)}}, r"tensor 'backbone\.w' has type complex64"),
-        (
-            {"weights": {"w": np.zeros(2, np.uint16)}},
-            r"'backbone\.w' is bfloat16, but the weights are said to be float32",
-        ),
+        ({"weights": {"w": np.zeros(2, np.uint16)}}, r"tensor 'backbone\.w' has type uint16: convert it"),
         ({"head": head(features=5)}, "its head takes 5 features, but its backbone gives 4"),
         ({"backbone": replace(BACKBONE, weights_sha256="ABC")}, "not 64 hexadecimal digits"),
         ({"backbone": replace(BACKBONE, precision="int4")}, "none of float32, bfloat16"),
@@ -258,6 +260,8 @@ def change(info: dict, path: str, value: object) -> dict:
         ("versions", {"numpy": [1]}, "versions are no texts"),
         ("backbone.features", True, "features is of type bool"),
         ("backbone.features", 5, "its head takes 4 features, but its backbone gives 5"),
+        ("backbone.precision", "float64", "the precision of its features is none of float32, bfloat16"),
+        ("backbone.precision", None, "precision is of type NoneType"),
         ("backbone.trick", 1, "made by a newer graftage.*unknown field 'trick'"),
         ("backbone.weights_sha256", "0" * 63, "64 hexadecimal"),
         ("preprocess.size", "224", "its preprocessing"),
@@ -268,8 +272,11 @@ def change(info: dict, path: str, value: object) -> dict:
         ("preprocess.std", [0.0, 1.0, 1.0], "its preprocessing"),
         ("preprocess.crop_pct", {}, "its preprocessing"),
         ("preprocess.more", 1, "its preprocessing"),
-        ("head.kind", "magic", "its head"),
-        ("head.kind", [], "its head"),
+        ("head.transform", "magic", "its head: transform must be one of root, unit"),
+        ("head.transform", [], "its head"),
+        ("head.kernel", "magic", "its head: kernel must be"),
+        ("head.kernel", "gaussian", "its head: a head has a kernel if"),
+        ("head.kind", "linear", "its head: a head has exactly the keys"),
         ("head.scale", 10**400, "its head"),
         ("head.scale", -1.0, "its head"),
     ],

@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     )
     from graftage.measure.interval import Estimate
     from graftage.measure.scores import Scores
-    from graftage.pipeline import Run, Settings, evaluate, train
+    from graftage.pipeline import Run, evaluate, train
     from graftage.serve.predict import Prediction, Predictor, load
+    from graftage.settings import Settings
     from graftage.sklearn import GraftClassifier
 
 __version__ = "0.1.0"
@@ -37,7 +38,7 @@ _HOME = {
     "Predictor": "graftage.serve.predict",
     "Run": "graftage.pipeline",
     "Scores": "graftage.measure.scores",
-    "Settings": "graftage.pipeline",
+    "Settings": "graftage.settings",
     "StoreError": "graftage.errors",
     "evaluate": "graftage.pipeline",
     "load": "graftage.serve.predict",

@@ -160,6 +160,13 @@ def read_weights(backbone: Backbone) -> Weights:
     return _without_classifier(state, backbone)
 
 
+def search_hub(text: str) -> list[str]:
+    """Ids of timm's pretrained models whose name holds `text`, in name order."""
+    import timm
+
+    return [f"timm/{name}" for name in timm.list_models(f"*{text}*", pretrained=True)]
+
+
 def imagenet_classifier(backbone_id: str) -> "torch.nn.Module":
     """A bundled network with its original 1,000-class ImageNet head: proof that the weights sit where they belong."""
     bundled = BUNDLED[backbone_id]

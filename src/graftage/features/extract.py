@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
@@ -188,43 +188,38 @@ class _Seer:
     repair: bool
 
     def see(self, chunk: list[Job]) -> list[Seen]:
-        """A chunk of jobs, from files to features, in this thread."""
-        pictures = [self._decode(job) for job in chunk]
-        vectors = self._vectors(chunk, pictures)
-        return [
-            self._answer(job, picture, vectors.get(job.index, ())) for job, picture in zip(chunk, pictures, strict=True)
-        ]
+        """A chunk of jobs, from files to features, in this thread; only squares of it are held, not pictures."""
+        looked = [self._look(job) for job in chunk]
+        vectors = self._vectors([squares for _, squares in looked])
+        return [_answer(seen, found) for (seen, _), found in zip(looked, vectors, strict=True)]
 
-    def _decode(self, job: Job) -> Picture | PictureError:
+    def _look(self, job: Job) -> tuple[Seen, list[NDArray[np.uint8]]]:
         try:
-            data = read(job.path, limits=self.limits)
-            if job.digest and hashlib.sha256(data).hexdigest() != job.digest:
-                raise PictureError("changed while running", "the file is not what it was when it was first read")
-            return decode(data, cover=self.preprocesses[0].cover, limits=self.limits, repair=self.repair)
+            picture = self._decode(job)
         except PictureError as error:
-            return error
+            return Seen(job, reason=str(error)), []
+        squares = [self.preprocesses[k].square(picture.pixels) for k in job.wanted]
+        return Seen(job, notes="; ".join(picture.notes), repaired=picture.repaired), squares
 
-    def _vectors(
-        self, chunk: list[Job], pictures: list[Picture | PictureError]
-    ) -> dict[int, tuple[NDArray[np.float32], ...]]:
-        squares, owners = [], []
-        for job, picture in zip(chunk, pictures, strict=True):
-            if isinstance(picture, Picture):
-                squares += [self.preprocesses[k].square(picture.pixels) for k in job.wanted]
-                owners += [job.index] * len(job.wanted)
-        found: dict[int, tuple[NDArray[np.float32], ...]] = {}
-        for start in range(0, len(squares), self.forward.batch):
-            rows = self.forward(np.stack(squares[start : start + self.forward.batch]))
-            for owner, row in zip(owners[start:], rows, strict=False):
-                found[owner] = (*found.get(owner, ()), row)
-        return found
+    def _decode(self, job: Job) -> Picture:
+        data = read(job.path, limits=self.limits)
+        if job.digest and hashlib.sha256(data).hexdigest() != job.digest:
+            raise PictureError("changed while running", "the file is not what it was when it was first read")
+        return decode(data, cover=self.preprocesses[0].cover, limits=self.limits, repair=self.repair)
 
-    def _answer(self, job: Job, picture: Picture | PictureError, vectors: tuple[NDArray[np.float32], ...]) -> Seen:
-        if isinstance(picture, PictureError):
-            return Seen(job, reason=str(picture))
-        if not all(np.isfinite(vector).all() for vector in vectors):
-            return Seen(job, reason="the network's answer is not finite")
-        return Seen(job, vectors, notes="; ".join(picture.notes), repaired=picture.repaired)
+    def _vectors(self, squares: list[list[NDArray[np.uint8]]]) -> list[tuple[NDArray[np.float32], ...]]:
+        flat = [square for own in squares for square in own]
+        rows: list[NDArray[np.float32]] = []
+        for start in range(0, len(flat), self.forward.batch):
+            rows += list(self.forward(np.stack(flat[start : start + self.forward.batch])))
+        left = iter(rows)
+        return [tuple(islice(left, len(own))) for own in squares]
+
+
+def _answer(seen: Seen, vectors: tuple[NDArray[np.float32], ...]) -> Seen:
+    if not all(np.isfinite(vector).all() for vector in vectors):
+        return Seen(seen.job, reason="the network's answer is not finite")
+    return replace(seen, vectors=vectors)
 
 
 class _Gathered:

@@ -49,8 +49,10 @@ def convert(module: "torch.nn.Module", shape: tuple[int, int, int], target: Path
             graph = frontend.convert(frontend.load(decoder))
         graph.reshape([1, *shape])
         openvino.save_model(graph, target, compress_to_fp16=False)
-    except (RuntimeError, ValueError, TypeError, AttributeError) as error:
-        raise Refused(f"OpenVINO cannot take this network ({_last_line(error)})") from error
+    except OSError:
+        raise
+    except Exception as error:  # its frontends' errors share no other class
+        raise Refused(f"OpenVINO cannot take this network ({_line(error)})") from error
 
 
 class Requests:
@@ -76,7 +78,7 @@ class Requests:
         try:
             self._compiled = openvino.Core().compile_model(str(graph), "CPU", options)
         except RuntimeError as error:
-            raise Damaged(f"OpenVINO cannot load its graph ({_last_line(error)})") from error
+            raise Damaged(f"OpenVINO cannot load its graph ({_line(error)})") from error
         if self._compiled.get_property("INFERENCE_PRECISION_HINT") != hint:  # it is only a hint: the answer tells
             raise Refused(f"this processor does not compute in {precision}")
         self._local = threading.local()
@@ -89,6 +91,7 @@ class Requests:
         return np.stack(rows)
 
 
-def _last_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[-1][:120]
+def _line(error: Exception) -> str:
+    """The one line of OpenVINO's many that tells what is wrong."""
+    lines = [line.strip(" -") for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return next((line for line in lines if line.startswith("No conversion rule")), lines[-1])[:120]

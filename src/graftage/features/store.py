@@ -7,7 +7,7 @@ whole or not at all, so a kill at any moment loses at most the batch in flight, 
 import sqlite3
 import time
 from collections.abc import Iterable, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -121,7 +121,7 @@ def _opened(path: Path) -> sqlite3.Connection:
             return _connect(path)
         except sqlite3.OperationalError as error:
             # two that make the same new file at once: here SQLite does not wait by itself
-            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > patience:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > patience:
                 raise StoreError(
                     f"{path}: the feature store cannot be opened ({error}); set GRAFTAGE_CACHE to another place"
                 ) from error
@@ -137,7 +137,8 @@ def _damaged(error: sqlite3.Error) -> bool:
 
 def _set_aside(path: Path) -> None:
     """Renames the file; its journal goes, or it would be played into the next file of this name."""
-    path.replace(path.with_suffix(".damaged"))
+    with suppress(FileNotFoundError):  # another process may have done it
+        path.replace(path.with_suffix(".damaged"))
     for suffix in ("-wal", "-shm"):
         path.with_name(path.name + suffix).unlink(missing_ok=True)
 

@@ -1,13 +1,12 @@
 """The classifier on frozen features: a linear layer, or a kernel expansion that carries the pictures it needs."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import cache
-from typing import Literal, Self
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from threadpoolctl import ThreadpoolController
 
 from graftage.learn.gram import Floats, Reals, chunks
 
@@ -15,6 +14,7 @@ Transform = Literal["unit", "root"]
 Kernel = Literal["arc-cosine", "gaussian"]
 
 TRANSFORMS: tuple[Transform, ...] = ("root", "unit")
+_TENSORS = ("weights", "coefficients", "bias", "support")
 
 
 def transform(X: Reals, kind: Transform) -> NDArray[np.float32]:
@@ -23,7 +23,7 @@ def transform(X: Reals, kind: Transform) -> NDArray[np.float32]:
     "root" first takes the signed square root, which tempers the few large activations of a pooled network (the power
     transform of Perronnin et al. 2010); "unit" leaves them.
     """
-    out = np.array(X, dtype=np.float32)
+    out = np.array(X, dtype=np.float32, order="C")  # in another order the sums over a row would round otherwise
     for rows in chunks(len(out), out.shape[1]):
         part = out[rows]
         if kind == "root":
@@ -34,25 +34,32 @@ def transform(X: Reals, kind: Transform) -> NDArray[np.float32]:
 
 @dataclass(frozen=True, eq=False)
 class Head:
-    """A classifier on features: transform, then a linear layer or a kernel expansion on kept pictures.
+    """A classifier on features: z = W t(x) + A k(support, t(x)) + b, where either part may be empty.
 
     Attributes:
-        kind: "linear": z = W t(x) + b; "kernel": z = k(t(x), support) a + b.
         transform: t.
-        kernel: which k, for kind "kernel"; "" for "linear".
+        kernel: which k, or "" where there is no kernel part.
         scale: mean squared distance that the gaussian kernel is measured in; 1 otherwise.
-        weights: float32 (K, D) for "linear"; (K, m), the transpose of a, for "kernel".
-        bias: float32 (K,).
-        support: float32 (m, D) transformed features of kept pictures; (0, D) for "linear".
+        weights: W, float32 (K, D); all 0 where there is no linear part.
+        coefficients: A, float32 (K, m).
+        bias: b, float32 (K,).
+        support: float32 (m, D), transformed features of kept pictures; m = 0 where there is no kernel part.
     """
 
-    kind: Literal["linear", "kernel"]
     transform: Transform
     kernel: Kernel | Literal[""]
     scale: float
     weights: NDArray[np.float32]
+    coefficients: NDArray[np.float32]
     bias: NDArray[np.float32]
     support: NDArray[np.float32]
+
+    @classmethod
+    def linear(cls, kind: Transform, weights: Reals, bias: Reals) -> Self:
+        """A head without kernel part from W (K, D) and b (K,)."""
+        n_classes, features = weights.shape
+        no_pictures, none_used = np.zeros((0, features), np.float32), np.zeros((n_classes, 0), np.float32)
+        return cls(kind, "", 1.0, _kept(weights), none_used, _kept(bias), no_pictures)
 
     @property
     def features(self) -> int:
@@ -67,57 +74,65 @@ class Head:
     def logits(self, X: Reals) -> Floats:
         """Features (n, D) → logits (n, K), float64.
 
-        Row by row in one thread: the same picture gets the same bits whatever company or machine load it has.
+        Row by row and without BLAS: the same picture gets the same bits whatever company or machine load it has.
         """
         rows = transform(X, self.transform)
-        with _controller().limit(limits=1, user_api="blas"):
-            out = [self._row(row) for row in rows]
+        out = [self._row(row) for row in rows]
         return np.array(out, dtype=np.float64).reshape(len(rows), self.n_classes)
 
     def _row(self, row: NDArray[np.float32]) -> Floats:
-        if self.kind == "linear":
-            return np.asarray(self.weights @ row + self.bias, dtype=np.float64)
-        inner = (self.support @ row).astype(np.float64)  # (m,)
-        values = kernel_of_inner(inner, _kernel_named(self.kernel), self.scale)
-        return np.asarray(self.weights.astype(np.float64) @ values + self.bias, dtype=np.float64)
+        # BLAS splits its sums by the number of threads, which belongs to the whole process; einsum never does.
+        z = np.asarray(np.einsum("kd,d->k", self.weights, row) + self.bias, dtype=np.float64)
+        if self.kernel:
+            inner = np.einsum("md,d->m", self.support, row).astype(np.float64)
+            z += np.einsum("km,m->k", self.coefficients, kernel_of_inner(inner, self.kernel, self.scale))
+        return z
 
     def to_json(self) -> dict[str, object]:
         """Everything that is not a tensor."""
-        return {"kind": self.kind, "transform": self.transform, "kernel": self.kernel, "scale": self.scale}
+        return {"transform": self.transform, "kernel": self.kernel, "scale": self.scale}
 
     def to_tensors(self) -> dict[str, NDArray[np.generic]]:
         """The tensors, by name."""
-        return {"weights": self.weights, "bias": self.bias, "support": self.support}
+        return {name: getattr(self, name) for name in _TENSORS}
 
     @classmethod
     def from_parts(cls, values: Mapping[str, object], tensors: Mapping[str, NDArray[np.generic]]) -> Self:
         """The inverse of `to_json` and `to_tensors`. Raises ValueError if the parts do not make a head."""
-        if set(values) != {"kind", "transform", "kernel", "scale"}:
-            raise ValueError("a head has exactly the keys kind, transform, kernel, scale")
-        if set(tensors) != {"weights", "bias", "support"}:
-            raise ValueError("a head has exactly the tensors weights, bias, support")
-        kind, kernel = values["kind"], values["kernel"]
-        if (kind, kernel) not in (("linear", ""), ("kernel", "arc-cosine"), ("kernel", "gaussian")):
-            raise ValueError(f"no such head: kind {kind!r}, kernel {kernel!r}")
+        if set(values) != {"transform", "kernel", "scale"}:
+            raise ValueError("a head has exactly the keys transform, kernel, scale")
+        if set(tensors) != set(_TENSORS):
+            raise ValueError(f"a head has exactly the tensors {', '.join(_TENSORS)}")
         scale = values["scale"]
-        if isinstance(scale, bool) or not isinstance(scale, int | float) or not 0 < scale < float("inf"):
+        if isinstance(scale, bool) or not isinstance(scale, int | float) or not 0 < scale <= sys.float_info.max:
             raise ValueError(f"scale must be a positive number, got {scale!r}")
-        weights, bias, support = (_float32(name, tensors[name]) for name in ("weights", "bias", "support"))
-        _require_shapes(kind == "kernel", weights, bias, support)
-        return cls(
-            kind="kernel" if kind == "kernel" else "linear",
-            transform=_transform_named(values["transform"]),
-            kernel=_kernel_named(kernel) if kernel else "",
-            scale=float(scale),
-            weights=weights,
-            bias=bias,
-            support=support,
-        )
+        kernel = _kernel_named(values["kernel"])
+        arrays = {name: _float32(name, tensors[name]) for name in _TENSORS}
+        _require_shapes(arrays, kernel=bool(kernel))
+        return cls(_transform_named(values["transform"]), kernel, float(scale), **arrays)
 
 
-@cache
-def _controller() -> ThreadpoolController:
-    return ThreadpoolController()
+def blend(heads: Sequence[Head], temperatures: Sequence[float]) -> Head:
+    """The mean of the heads' logits, each divided by its temperature, as one head.
+
+    All must share the transform, and at most one may have a kernel part.
+    """
+    kernels = [head for head in heads if head.kernel]
+    assert len(kernels) <= 1, "one head holds one set of pictures"
+    assert len({head.transform for head in heads}) == 1, "one head has one transform"
+    shares = [1.0 / (t * len(heads)) for t in temperatures]
+    base = kernels[0] if kernels else heads[0]
+    own = shares[[head is base for head in heads].index(True)]
+    return replace(
+        base,
+        weights=_kept(sum(share * head.weights.astype(np.float64) for share, head in zip(shares, heads, strict=True))),
+        bias=_kept(sum(share * head.bias.astype(np.float64) for share, head in zip(shares, heads, strict=True))),
+        coefficients=_kept(own * base.coefficients.astype(np.float64)),
+    )
+
+
+def _kept(values: Any) -> NDArray[np.float32]:  # an array, or the sum of arrays that mypy takes for a number
+    return np.ascontiguousarray(values, dtype=np.float32)
 
 
 def kernel_of_inner(inner: Floats, kernel: Kernel, scale: float) -> Floats:
@@ -138,8 +153,14 @@ def _transform_named(value: object) -> Transform:
     raise ValueError(f"transform must be one of {', '.join(TRANSFORMS)}, got {value!r}")
 
 
-def _kernel_named(value: object) -> Kernel:
-    return "arc-cosine" if value == "arc-cosine" else "gaussian"
+def _kernel_named(value: object) -> Kernel | Literal[""]:
+    if value == "":
+        return ""
+    if value == "arc-cosine":
+        return "arc-cosine"
+    if value == "gaussian":
+        return "gaussian"
+    raise ValueError(f"kernel must be arc-cosine, gaussian or empty, got {value!r}")
 
 
 def _float32(name: str, array: NDArray[np.generic]) -> NDArray[np.float32]:
@@ -147,11 +168,16 @@ def _float32(name: str, array: NDArray[np.generic]) -> NDArray[np.float32]:
         raise ValueError(f"head tensor {name} must be float32, got {array.dtype}")
     if not np.isfinite(array).all():
         raise ValueError(f"head tensor {name} holds values that are not finite")
-    return array.astype(np.float32)
+    return np.ascontiguousarray(array, dtype=np.float32)
 
 
-def _require_shapes(kernel: bool, weights: Reals, bias: Reals, support: Reals) -> None:
-    if weights.ndim != 2 or bias.ndim != 1 or support.ndim != 2 or len(weights) != len(bias):
-        raise ValueError(f"head tensors disagree: weights {weights.shape}, bias {bias.shape}, support {support.shape}")
-    if weights.shape[1] != (support.shape[0] if kernel else support.shape[1]) or (not kernel and len(support)):
-        raise ValueError(f"head tensors disagree: weights {weights.shape}, support {support.shape}")
+def _require_shapes(arrays: Mapping[str, Reals], *, kernel: bool) -> None:
+    shapes = {name: array.shape for name, array in arrays.items()}
+    dimensions = {"weights": 2, "coefficients": 2, "bias": 1, "support": 2}
+    if any(arrays[name].ndim != wanted for name, wanted in dimensions.items()):
+        raise ValueError(f"head tensors have the wrong number of dimensions: {shapes}")
+    (classes, features), (m, width) = shapes["weights"], shapes["support"]
+    if shapes["coefficients"] != (classes, m) or shapes["bias"] != (classes,) or width != features:
+        raise ValueError(f"head tensors disagree: {shapes}")
+    if kernel != (m > 0):
+        raise ValueError(f"a head has a kernel if, and only if, it keeps pictures: {shapes}")

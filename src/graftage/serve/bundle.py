@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from graftage.errors import BundleError
+from graftage.features.backbone import BackboneInfo
 from graftage.features.preprocess import Preprocess
 from graftage.learn.head import Head
 from graftage.serve.tensorfile import (
@@ -45,33 +46,6 @@ MAX_CLASSES = 100_000
 PRECISIONS = ("float32", "bfloat16")
 
 
-@dataclass(frozen=True)
-class BackboneInfo:
-    """What is known of the pretrained network, apart from its weights.
-
-    Attributes:
-        id: as the user names it, such as "bundled/efficientnet_lite0" or "timm/NAME.TAG".
-        architecture: timm's name of the network.
-        features: length D of its feature vectors.
-        input_size: height and width of its input, in pixels.
-        weights_sha256: hash of the weights file as published, 64 lower-case hexadecimal digits.
-        licence: of the weights, an SPDX identifier where there is one.
-        pretraining: what it learnt from, such as "ImageNet-1k".
-        parameters: how many numbers the network has.
-        precision: of the stored weights, "float32" or "bfloat16".
-    """
-
-    id: str
-    architecture: str
-    features: int
-    input_size: int
-    weights_sha256: str
-    licence: str
-    pretraining: str
-    parameters: int
-    precision: str
-
-
 @dataclass(frozen=True, eq=False)
 class Bundle:
     """A trained classifier at rest.
@@ -80,7 +54,7 @@ class Bundle:
         classes: names in the order of the logits; K = 2 to 100,000 of them, unique, not empty.
         preprocess: how a picture becomes the network's input.
         backbone: what is known of the network.
-        weights: the network's state dict, names as in the module; bfloat16 tensors as uint16 arrays of their bits.
+        weights: the network's state dict, names, types and shapes as in the module.
         head: turns feature vectors (n, D) into logits (n, K).
         temperature: divides the logits before the softmax; finite, above 0.
         scores: how well it did on held-out pictures. Here and in the next two: text keys, values that JSON knows;
@@ -253,7 +227,7 @@ def _backbone(record: Json) -> BackboneInfo:
     if len(info.weights_sha256) != 64 or not set(info.weights_sha256) <= set("0123456789abcdef"):
         raise Damaged("the hash of its weights is not 64 hexadecimal digits")
     if info.precision not in PRECISIONS:
-        raise Damaged(f"the precision of its weights is none of {', '.join(PRECISIONS)}")
+        raise Damaged(f"the precision of its features is none of {', '.join(PRECISIONS)}")
     return info
 
 
@@ -300,7 +274,7 @@ def _head(record: Json, tensors: Mapping[str, Array]) -> Head:
 
 
 def _check_fit(bundle: Bundle) -> None:
-    """The parts belong together: widths, numbers of classes and precision agree."""
+    """The parts belong together: widths and numbers of classes agree."""
     head, features = bundle.head, bundle.backbone.features
     if head.features != features:
         raise Damaged(f"its head takes {head.features} features, but its backbone gives {features}")
@@ -308,6 +282,3 @@ def _check_fit(bundle: Bundle) -> None:
         raise Damaged(f"its head knows {head.n_classes} classes, but {len(bundle.classes)} have names")
     if not bundle.weights:
         raise Damaged("it has no backbone weights")
-    halves = [name for name, tensor in bundle.weights.items() if tensor.dtype == np.uint16]
-    if halves and bundle.backbone.precision != "bfloat16":
-        raise Damaged(f"tensor 'backbone.{halves[0][:80]}' is bfloat16, but the weights are said to be float32")

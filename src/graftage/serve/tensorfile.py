@@ -40,13 +40,12 @@ MAX_HEADER = 100_000_000
 MAX_AXES = 32
 MAX_TENSOR_BYTES = 2**60
 
-# NumPy has no bfloat16: such tensors are uint16 arrays that hold its bits. Booleans are left out because a byte other
-# than 0 and 1 is no boolean, and the bytes are not to be trusted.
+# bfloat16 is left out because NumPy has no such type, booleans because a byte other than 0 and 1 is none, and the bytes
+# are not to be trusted.
 DTYPES: Mapping[str, np.dtype[Any]] = {
     "F64": np.dtype("<f8"),
     "F32": np.dtype("<f4"),
     "F16": np.dtype("<f2"),
-    "BF16": np.dtype("<u2"),
     "I64": np.dtype("<i8"),
     "I32": np.dtype("<i4"),
     "I8": np.dtype("i1"),

@@ -1,0 +1,327 @@
+"""The command line: arguments become calls of the pipeline, its answers become text and an exit status.
+
+Exit status: 0 done · 1 a fault of graftage · 2 something the user can mend · 130 interrupted.
+"""
+
+import argparse
+import sys
+import traceback
+from collections.abc import Iterator, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import graftage
+from graftage.errors import GraftageError, OptionError
+from graftage.settings import FITS, Settings, read_config
+
+if TYPE_CHECKING:
+    from graftage.serve.predict import Predictor
+    from graftage.serve.tables import Format
+    from graftage.terminal import Terminal
+
+_TRAIN = """\
+Learn a classifier from a folder of labelled pictures and say how good it is.
+
+PHOTOS holds one folder per class, or train/ and test/ (and val/) folders of class folders:
+
+  PHOTOS/cat/1.jpg  PHOTOS/dog/7.png          classes are the folders' names
+  PHOTOS/train/cat/…  PHOTOS/test/cat/…       your own split is honoured; test/ is never learnt from
+
+RUN/ receives model.safetensors, report.html, metrics.json, predictions.csv, ledger.csv, problems.csv, config.toml.
+"""
+_TRAIN_END = """\
+examples:
+  graftage train photos/                                   into runs/photos, default backbone, no network needed
+  graftage train photos/ -o runs/birds --seed 7
+  graftage train photos/ --backbone timm/resnet50.a1_in1k  any timm model, from the hub or its local cache
+  graftage train photos/ --test none --folds 5x4           cross-validation on all pictures
+  graftage train -c runs/birds/config.toml -o runs/again   repeat a run
+"""
+_HELP = {
+    "output": ("-o", "RUN", "folder that the run leaves (default: the next free name under runs/)"),
+    "backbone": ("", "ID", "pretrained network (default: bundled/efficientnet_lite0); see graftage backbones"),
+    "architecture": ("", "NAME", "timm name of the network, for a weights file whose own name does not tell it"),
+    "fit": ("", "HOW", f"how a picture is made square: {', '.join(FITS)} (default: auto, by cross-validation)"),
+    "test": ("", "SHARE", "auto, none (cross-validation on all), or a share to lock away such as 0.2 (default: auto)"),
+    "folds": ("", "KxR", "folds that choose the head, such as 5 or 5x4 (default: auto)"),
+    "seed": ("", "N", "of everything random (default: 42)"),
+    "device": ("", "WHERE", "auto, cpu or cuda (default: auto)"),
+    "precision": ("", "KIND", "auto, float32 or bfloat16, of the frozen network (default: auto)"),
+    "workers": ("-j", "N", "threads that decode (default: one per core)"),
+    "repair": ("", "", "use truncated pictures as far as they decode, instead of leaving them out"),
+    "max_bytes": ("", "N", "largest file accepted, bytes (default: 256 MiB)"),
+    "max_pixels": ("", "N", "largest picture accepted, pixels (default: 179 million)"),
+    "overwrite": ("", "", "replace the run that is already in RUN"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command; returns its exit status."""
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    if not hasattr(arguments, "run"):
+        parser.print_help()
+        return 0
+    try:
+        status: int = arguments.run(arguments)
+        return status
+    except GraftageError as error:
+        return _failed(f"graftage: {error}", error, status=2)
+    except KeyboardInterrupt:
+        print(
+            "\ngraftage: interrupted; what was computed is kept, the same command goes on from there", file=sys.stderr
+        )
+        return 130
+    except BrokenPipeError:  # the reader of our output has gone: nothing to say, nobody to say it to
+        sys.stderr.close()
+        return 0
+    except Exception as error:
+        traceback.print_exc()
+        return _failed(
+            "graftage: this is a fault of graftage, not yours; please report it with the lines above", error, 1
+        )
+
+
+def _failed(text: str, error: BaseException, status: int) -> int:
+    for line in (text, *getattr(error, "__notes__", ())):
+        print(line.encode("utf-8", "backslashreplace").decode(), file=sys.stderr)
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="graftage", description="A folder of labelled pictures becomes an image classifier you can trust."
+    )
+    parser.add_argument("--version", action="version", version=f"graftage {graftage.__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+    for add in (_add_train, _add_predict, _add_evaluate, _add_backbones, _add_demo):
+        add(commands)
+    return parser
+
+
+if TYPE_CHECKING:
+    Commands = argparse._SubParsersAction[argparse.ArgumentParser]
+
+
+def _command(
+    commands: "Commands", name: str, summary: str, *, text: str = "", end: str = ""
+) -> argparse.ArgumentParser:
+    return commands.add_parser(
+        name,
+        help=summary,
+        description=text or summary,
+        epilog=end,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
+def _add_train(commands: "Commands") -> None:
+    parser = _command(commands, "train", "pictures → classifier, scores and report", text=_TRAIN, end=_TRAIN_END)
+    parser.add_argument("data", nargs="?", metavar="PHOTOS", help="folder of labelled pictures")
+    parser.add_argument(
+        "-c", "--config", type=Path, metavar="FILE", help="options from a config.toml; flags override it"
+    )
+    for field in fields(Settings):
+        if field.name != "data":
+            _add_option(parser, field.name, type(field.default))
+    parser.set_defaults(run=_train)
+
+
+def _add_option(parser: argparse.ArgumentParser, name: str, kind: type) -> None:
+    short, metavar, text = _HELP[name]
+    names = [part for part in (short, "--" + name.replace("_", "-")) if part]
+    if kind is bool:
+        parser.add_argument(*names, dest=name, action=argparse.BooleanOptionalAction, default=None, help=text)
+    else:
+        parser.add_argument(*names, dest=name, type=kind, default=None, metavar=metavar, help=text)
+
+
+def _train(arguments: argparse.Namespace) -> int:
+    from graftage.pipeline import train
+
+    given = {f.name: getattr(arguments, f.name) for f in fields(Settings) if getattr(arguments, f.name) is not None}
+    known = read_config(arguments.config) if arguments.config else {}
+    if arguments.config and "output" not in given:
+        known = {**known, "output": ""}  # a repeated run never lands on the one that it repeats
+    if not known and "data" not in given:
+        raise OptionError("train needs a folder of pictures, or -c with a config.toml that names one")
+    settings = Settings.from_mapping({**known, **given}, source=str(arguments.config or "train"))
+    with _terminal() as terminal:
+        run = train(settings, watcher=terminal)
+    print("\n".join(run.summary))
+    return 0
+
+
+def _add_predict(commands: "Commands") -> None:
+    parser = _command(
+        commands,
+        "predict",
+        "model and pictures → a row per picture",
+        text="A row per picture, in the order given: label, calibrated probability, runner-up.\n"
+        "A picture that cannot be used has its row too, with the reason.",
+        end="examples:\n  graftage predict model.safetensors a.jpg b.jpg\n"
+        "  graftage predict model.safetensors photos/ -o predictions.csv\n"
+        "  find . -name '*.jpg' | graftage predict model.safetensors --list - --format jsonl",
+    )
+    parser.add_argument("model", type=Path, metavar="MODEL", help="a model.safetensors")
+    parser.add_argument("paths", nargs="*", type=Path, metavar="PATH", help="pictures, or folders searched for them")
+    parser.add_argument("--list", metavar="FILE", help="also take the paths in FILE, one a line; - is standard input")
+    parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="write here instead of the terminal")
+    parser.add_argument("--format", choices=("csv", "jsonl", "parquet", "table"), help="default: by the name of FILE")
+    parser.add_argument("--all", action="store_true", help="the probability of every class, not of two")
+    _add_engine_options(parser)
+    parser.set_defaults(run=_predict)
+
+
+def _add_engine_options(parser: argparse.ArgumentParser) -> None:
+    for name in ("device", "precision", "workers", "repair"):
+        _add_option(parser, name, {"workers": int, "repair": bool}.get(name, str))
+
+
+def _predict(arguments: argparse.Namespace) -> int:
+    from graftage.data.sources import unlabelled
+    from graftage.serve.tables import Row, open_writer
+
+    if not arguments.paths and not arguments.list:
+        raise OptionError("predict needs pictures: name files or folders, or --list FILE")
+    predictor = _load(arguments)
+    paths = [source.path for source in unlabelled([*arguments.paths, *_listed(arguments.list)])]
+    left = 0
+    with (
+        _terminal(quiet=arguments.output is None) as terminal,
+        open_writer(
+            arguments.output, format=_format(arguments), classes=predictor.classes, all_probabilities=arguments.all
+        ) as writer,
+    ):
+        terminal.stage("predict")
+        for done, p in enumerate(predictor.stream(paths, workers=arguments.workers or 0), start=1):
+            bad = p.status == "rejected"
+            left += bad
+            numbers = (None, None) if bad else (p.probability, p.runner_up_probability)
+            writer.write(Row(p.path, p.status, p.reason, p.label, numbers[0], p.runner_up, numbers[1], p.probabilities))
+            terminal.progress(done, len(paths))
+    if arguments.output is not None:
+        print(f"{len(paths) - left:,} pictures predicted, {left:,} could not be used; {arguments.output}")
+    elif left:
+        print(f"{left:,} of {len(paths):,} could not be used", file=sys.stderr)
+    return 0
+
+
+def _load(arguments: argparse.Namespace) -> "Predictor":
+    from graftage.serve.predict import load
+
+    device, precision = arguments.device or "auto", arguments.precision or "auto"
+    return load(arguments.model, device=device, precision=precision, repair=bool(arguments.repair))
+
+
+def _listed(name: str | None) -> Iterator[Path]:
+    if name is None:
+        return
+    try:
+        text = sys.stdin.read() if name == "-" else Path(name).read_text(encoding="utf-8", errors="surrogateescape")
+    except OSError as error:
+        raise OptionError(f"{name}: the list of pictures cannot be read ({error.strerror})") from error
+    yield from (Path(line) for line in text.splitlines() if line.strip())
+
+
+def _format(arguments: argparse.Namespace) -> "Format":
+    if arguments.output is None:
+        usual: Format = "table" if sys.stdout.isatty() else "csv"
+    else:
+        endings: dict[str, Format] = {".jsonl": "jsonl", ".parquet": "parquet"}
+        usual = endings.get(arguments.output.suffix.lower(), "csv")
+    chosen: Format = arguments.format or usual
+    return chosen
+
+
+def _add_evaluate(commands: "Commands") -> None:
+    parser = _command(
+        commands,
+        "evaluate",
+        "model and another labelled folder → scores",
+        text="Scores of a model on pictures it was not trained on; those it was trained on are left out and counted.",
+        end="example:\n  graftage evaluate model.safetensors photos-of-next-month/ -o evaluation/",
+    )
+    parser.add_argument("model", type=Path, metavar="MODEL", help="a model.safetensors")
+    parser.add_argument("data", type=Path, metavar="PHOTOS", help="class folders, or train/val/test folders of them")
+    parser.add_argument("-o", "--output", type=Path, metavar="FOLDER", help="write report.html and tables here")
+    parser.add_argument("--seed", type=int, default=42, metavar="N", help="of the bootstrap (default: 42)")
+    _add_engine_options(parser)
+    parser.set_defaults(run=_evaluate)
+
+
+def _evaluate(arguments: argparse.Namespace) -> int:
+    from graftage.pipeline import evaluate
+
+    predictor = _load(arguments)
+    with _terminal() as terminal:
+        found = evaluate(
+            predictor,
+            arguments.data,
+            output=arguments.output,
+            watcher=terminal,
+            workers=arguments.workers or 0,
+            seed=arguments.seed,
+        )
+    print("\n".join(found.summary))
+    return 0
+
+
+def _add_backbones(commands: "Commands") -> None:
+    parser = _command(
+        commands,
+        "backbones",
+        "which pretrained networks there are",
+        text="The bundled networks, and how any other is named.",
+    )
+    parser.add_argument("search", nargs="?", metavar="TEXT", help="list timm's pretrained models whose name holds TEXT")
+    parser.set_defaults(run=_backbones)
+
+
+def _backbones(arguments: argparse.Namespace) -> int:
+    from graftage.features.backbone import BUNDLED, DEFAULT, bundled_path, search_hub
+
+    if arguments.search:
+        found = search_hub(arguments.search)
+        print("\n".join(found) if found else f"timm has no pretrained model whose name holds {arguments.search!r}")
+        return 0
+    print(f"{'id':<30} {'input':>5}  {'parameters':>10}  licence     pretrained on  here")
+    for name, bundled in BUNDLED.items():
+        here = "yes" if (path := bundled_path(bundled)) and path.is_file() else "no: package missing"
+        mark = " (default)" if name == DEFAULT else ""
+        size = f"{bundled.parameters / 1e6:.1f} M"
+        print(f"{name:<30} {bundled.input_size:>5}  {size:>10}  Apache-2.0  ImageNet-1k    {here}{mark}")
+    print("\ntimm/NAME.TAG                  any pretrained timm model, from the hub or its local cache")
+    print("PATH.safetensors, PATH.pth     a local file; --architecture NAME says which timm network it belongs to")
+    return 0
+
+
+def _add_demo(commands: "Commands") -> None:
+    parser = _command(
+        commands,
+        "demo",
+        "the whole job on 2,624 real pictures of solar cells",
+        text="From the pictures of the elpv-dataset package (CC BY-NC-SA 4.0) to a model, a report and predictions.",
+    )
+    parser.add_argument("-o", "--output", type=Path, default=Path("demo"), metavar="FOLDER", help="default: demo/")
+    parser.set_defaults(run=_demo)
+
+
+def _demo(arguments: argparse.Namespace) -> int:
+    from graftage.demo import run_demo
+
+    with _terminal() as terminal:
+        lines = run_demo(arguments.output, watcher=terminal)
+    print("\n".join(lines))
+    return 0
+
+
+def _terminal(*, quiet: bool = False) -> "Terminal":
+    from graftage.terminal import Terminal
+
+    return Terminal(quiet=quiet)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

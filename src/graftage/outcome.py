@@ -1,0 +1,241 @@
+"""What a run leaves: every file under its name, written to a temporary place and renamed."""
+
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from graftage import story
+from graftage.data.catalog import Catalog, write_csv, write_ledger
+from graftage.data.checks import problems, write_problems
+from graftage.data.split import exact_groups
+from graftage.errors import OptionError, StoreError
+from graftage.measure.scores import Scores, to_json
+from graftage.progress import Journal
+from graftage.report.page import Baseline, render
+from graftage.serve.bundle import Bundle, save
+from graftage.settings import Settings
+from graftage.story import Ints, Measured, Outcome
+
+MODEL, REPORT, METRICS, PREDICTIONS = "model.safetensors", "report.html", "metrics.json", "predictions.csv"
+LEDGER, PROBLEMS, CONFIG, LOG = "ledger.csv", "problems.csv", "config.toml", "log.jsonl"
+
+_SHORT = 16  # hex digits of a picture's SHA-256 that the model file keeps, to know the pictures it was trained on
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """What `evaluate` found.
+
+    Attributes:
+        scores: on pictures that the model was not trained on.
+        summary: a few lines for a person.
+        notes: what to keep in mind.
+        folder: where the files were written, or None.
+    """
+
+    scores: Scores
+    summary: tuple[str, ...]
+    notes: tuple[str, ...]
+    folder: Path | None
+
+
+@contextmanager
+def run_folder(settings: Settings) -> Iterator[tuple[Path, Path]]:
+    """(folder to write into, folder it will become): a run appears whole, or not at all.
+
+    Raises:
+        OptionError: the folder exists and is not to be replaced.
+        StoreError: it cannot be written.
+    """
+    final = Path(settings.output) if settings.output else _free(Path("runs"), Path(settings.data).resolve().name)
+    if final.exists() and not settings.overwrite:
+        raise OptionError(f"{final} exists already; take another -o, or --overwrite to replace it")
+    if final.exists() and any(final.iterdir()) and not (final / CONFIG).is_file():
+        raise OptionError(f"{final} holds other things than a graftage run; it will not be replaced, take another -o")
+    try:
+        final.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{final.name}.", dir=final.parent))
+    except OSError as error:
+        raise StoreError(f"{final}: cannot be made ({error.strerror}); take another -o") from error
+    try:
+        temporary.chmod(0o755)
+        yield temporary, final
+        _appear(temporary, final)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _free(parent: Path, name: str) -> Path:
+    """parent/name, or parent/name-2, -3, … whichever is not taken."""
+    taken = {path.name for path in parent.iterdir()} if parent.is_dir() else set()
+    number = 1
+    while (candidate := name if number == 1 else f"{name}-{number}") in taken:
+        number += 1
+    return parent / candidate
+
+
+def _appear(temporary: Path, final: Path) -> None:
+    old = None
+    if final.exists():
+        old = Path(tempfile.mkdtemp(prefix=f".{final.name}.old.", dir=final.parent))
+        final.rename(old / "run")
+    temporary.rename(final)
+    if old:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def write(folder: Path, final: Path, outcome: Outcome, journal: Journal) -> tuple[str, ...]:
+    """Writes all files of a run into `folder`; returns the summary, which speaks of `final`."""
+    catalog, measured = outcome.catalog, outcome.measured
+    try:
+        with journal.stage("write"):
+            save(outcome.bundle, folder / MODEL)
+            write_ledger(_with_groups(catalog, measured), folder / LEDGER)
+            write_problems(outcome.problems, folder / PROBLEMS)
+            _write_predictions(measured, catalog, folder / PREDICTIONS)
+            _write_text(folder / METRICS, metrics(outcome))
+            _write_text(folder / CONFIG, replace(outcome.settings, output=str(final)).to_toml())
+        with journal.stage("report"):
+            outcome = replace(outcome, timing=journal.timing, notes=tuple(journal.notes))
+            page = story.report(outcome, size=(folder / MODEL).stat().st_size)
+            _write_text(folder / REPORT, render(page))
+    except OSError as error:
+        raise StoreError(
+            f"{final}: cannot be written ({error.strerror}); free some space or take another -o"
+        ) from error
+    return story.summary(outcome, final)
+
+
+def write_evaluation(
+    folder: Path | None, catalog: Catalog, measured: Measured, bundle: Bundle, journal: Journal
+) -> Evaluated:
+    """Writes what `evaluate` found into `folder`, if there is one."""
+    groups = exact_groups([entry.digest for entry in catalog.entries])
+    settings = Settings(data=catalog.root)
+    found = Outcome(
+        settings, catalog, problems(catalog, groups), bundle, measured, journal.timing, tuple(journal.notes)
+    )
+    s, counts = measured.scores, catalog.counts()
+    lines = (
+        f"{s.n:,} pictures measured, {counts['rejected']:,} left out",
+        f"accuracy            {s.accuracy.percent()}",
+        f"macro F1            {s.macro_f1.percent()}",
+        f"balanced accuracy   {s.balanced_accuracy.percent()}",
+        f"log-loss            {s.log_loss.number()}",
+        *(f"note                {notice}" for notice in story.notices(found)),
+    )
+    if folder is not None:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            write_ledger(catalog, folder / LEDGER)
+            _write_predictions(measured, catalog, folder / PREDICTIONS)
+            _write_text(folder / METRICS, metrics(found))
+            _write_text(folder / REPORT, render(story.report(found, size=0)))
+        except OSError as error:
+            raise StoreError(f"{folder}: cannot be written ({error.strerror}); take another -o") from error
+        lines = (*lines, f"report              {folder / REPORT}")
+    return Evaluated(s, lines, tuple(journal.notes), folder)
+
+
+def metrics(outcome: Outcome) -> str:
+    """The text of `metrics.json`: scores with intervals, baselines, how it was measured."""
+    measured, catalog = outcome.measured, outcome.catalog
+    whole = {
+        "scores": to_json(measured.scores),
+        "baselines": [_baseline_json(baseline) for baseline in measured.baselines],
+        "how": measured.how,
+        "learnt_from": measured.learnt_from,
+        "pictures": catalog.counts(),
+        "tried": [
+            {"name": name, "log_loss": loss, "accuracy": accuracy, "chosen": chosen}
+            for name, loss, accuracy, chosen in measured.tried
+        ],
+        "backbone": outcome.bundle.backbone.id,
+        "fit": outcome.bundle.preprocess.fit,
+        "temperature": outcome.bundle.temperature,
+    }
+    return json.dumps(whole, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _baseline_json(baseline: Baseline) -> dict[str, Any]:
+    gain = baseline.difference
+    return {
+        "name": baseline.name,
+        "accuracy": vars(baseline.accuracy),
+        "macro_f1": vars(baseline.macro_f1),
+        "difference": vars(gain) if gain else None,
+        "p": baseline.p,
+    }
+
+
+def fingerprint(catalog: Catalog, train: Ints) -> dict[str, object]:
+    """What the model file remembers of the pictures it was trained on: counts, and shortened digests."""
+    entries = [catalog.entries[i] for i in train]
+    counts = np.bincount([entry.label for entry in entries], minlength=len(catalog.classes))
+    digests = sorted({short(entry.digest) for entry in entries})
+    return {
+        "n": len(entries),
+        "class_counts": [int(count) for count in counts],
+        "digest": hashlib.sha256("".join(digests).encode()).hexdigest(),
+        "pictures": digests,
+    }
+
+
+def short(digest: str) -> str:
+    """The part of a picture's SHA-256 that the model file keeps."""
+    return digest[:_SHORT]
+
+
+def known_digests(bundle: Bundle) -> frozenset[str]:
+    """Shortened digests of the pictures that a model was trained on."""
+    pictures = bundle.data.get("pictures")
+    return frozenset(str(d) for d in pictures) if isinstance(pictures, list) else frozenset()
+
+
+def portable(settings: Settings) -> dict[str, object]:
+    """Settings for the model file: without where things lay and how many threads ran."""
+    return {
+        name: value for name, value in vars(settings).items() if name not in ("data", "output", "workers", "overwrite")
+    }
+
+
+def versions() -> dict[str, str]:
+    """Versions of what computes."""
+    return {name: version(name) for name in ("graftage", "numpy", "openvino", "pillow", "timm", "torch")}
+
+
+def _with_groups(catalog: Catalog, measured: Measured) -> Catalog:
+    """The ledger's catalog: groups filled in, and the locked test rows named as such."""
+    groups = exact_groups([e.digest if e.status != "rejected" else "" for e in catalog.entries])
+    held = set(measured.rows.tolist()) if measured.apart else set()
+    return catalog.with_entries(
+        {
+            e.index: replace(e, group=int(groups[e.index]), split=_part(e.split, e.index in held, bool(held)))
+            for e in catalog.entries
+            if e.status != "rejected"
+        }
+    )
+
+
+def _part(given: str, held: bool, locked: bool) -> str:
+    return given or (("test" if held else "train") if locked else "")
+
+
+def _write_predictions(measured: Measured, catalog: Catalog, path: Path) -> None:
+    columns = ("id", "label", "predicted", "probability", "runner_up", *(f"p:{name}" for name in catalog.classes))
+    write_csv(path, columns, story.prediction_rows(measured, catalog))
+
+
+def _write_text(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
+    temporary.replace(path)

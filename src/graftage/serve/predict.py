@@ -1,0 +1,168 @@
+"""A model file goes to work: pictures in, one row each out, by the very path that trained it.
+
+Decoding, making the square, the network, the head, the temperature and the class names all come from the file.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from graftage.data.decode import DEFAULT_LIMITS, Limits
+from graftage.errors import BackboneError, BundleError, PictureError
+from graftage.features.backbone import Backbone
+from graftage.features.engine import Forward, open_forward
+from graftage.features.extract import Job, Seen, see, stream
+from graftage.learn.temperature import softmax
+from graftage.serve.bundle import Bundle
+from graftage.serve.bundle import load as load_bundle
+
+_TOGETHER = 32  # features turned into logits at a time; the results do not depend on it
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the model says of one input.
+
+    Attributes:
+        path: the input as the caller named it.
+        status: "ok", "repaired" (a damaged picture, as far as it decodes) or "rejected".
+        reason: why it was rejected, or what decoding did to it; may be empty.
+        label: the most probable class, "" if rejected.
+        probability: calibrated, 0 to 1; 0 if rejected.
+        runner_up: the second class, "" if rejected.
+        probabilities: of all classes in the model's order; empty if rejected.
+    """
+
+    path: str
+    status: Literal["ok", "repaired", "rejected"]
+    reason: str
+    label: str
+    probability: float
+    runner_up: str
+    probabilities: tuple[float, ...]
+
+    @property
+    def runner_up_probability(self) -> float:
+        """Probability of the second class, 0 to 1; 0 if rejected."""
+        return sorted(self.probabilities)[-2] if self.probabilities else 0.0
+
+
+class Predictor:
+    """A classifier, ready to answer. Make one with `load`.
+
+    Args:
+        bundle: the model.
+        forward: its network, running.
+        limits: largest file and picture accepted.
+        repair: answer for damaged pictures as far as they decode, instead of rejecting them.
+    """
+
+    def __init__(
+        self, bundle: Bundle, forward: Forward, *, limits: Limits = DEFAULT_LIMITS, repair: bool = False
+    ) -> None:
+        self.bundle = bundle
+        self.forward = forward
+        self._limits = limits
+        self._repair = repair
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names in the order of the probabilities."""
+        return self.bundle.classes
+
+    def predict(self, paths: Sequence[str | Path], *, workers: int = 0) -> list[Prediction]:
+        """One prediction per path, in order. Pictures that cannot be used come back with status "rejected"."""
+        return list(self.stream(paths, workers=workers))
+
+    def stream(self, paths: Iterable[str | Path], *, workers: int = 0) -> Iterator[Prediction]:
+        """Predictions in the order of the paths, as they are ready, in constant memory however many there are."""
+        jobs = (Job(i, Path(path)) for i, path in enumerate(paths))
+        seen = stream(
+            jobs,
+            forward=self.forward,
+            preprocesses=[self.bundle.preprocess],
+            limits=self._limits,
+            repair=self._repair,
+            workers=workers,
+        )
+        while chunk := list(islice(seen, _TOGETHER)):
+            yield from self._answers(chunk)
+
+    def predict_bytes(self, data: bytes, *, name: str = "") -> Prediction:
+        """One prediction for a picture held in memory."""
+        try:
+            vector, picture = see(
+                data,
+                forward=self.forward,
+                preprocess=self.bundle.preprocess,
+                limits=self._limits,
+                repair=self._repair,
+            )
+        except PictureError as error:
+            return _rejected(name, str(error))
+        seen = Seen(Job(0, Path(name)), (vector,), notes="; ".join(picture.notes), repaired=picture.repaired)
+        return replace(self._answers([seen])[0], path=name)
+
+    def probabilities(self, X: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Features (n, D) float32 → calibrated probabilities (n, K)."""
+        return softmax(self.bundle.head.logits(X) / self.bundle.temperature)
+
+    def _answers(self, chunk: list[Seen]) -> list[Prediction]:
+        good = [seen for seen in chunk if not seen.reason]
+        features = np.array([seen.vectors[0] for seen in good], np.float32).reshape(len(good), -1)
+        rows = iter(self.probabilities(features) if good else features)
+        return [_rejected(str(s.job.path), s.reason) if s.reason else self._answer(s, next(rows)) for s in chunk]
+
+    def _answer(self, seen: Seen, p: NDArray[np.floating]) -> Prediction:
+        second, first = np.argsort(p, kind="stable")[-2:]
+        return Prediction(
+            path=str(seen.job.path),
+            status="repaired" if seen.repaired else "ok",
+            reason=seen.notes,
+            label=self.classes[first],
+            probability=float(p[first]),
+            runner_up=self.classes[second],
+            probabilities=tuple(float(v) for v in p),
+        )
+
+
+def load(
+    path: str | Path,
+    *,
+    device: str = "auto",
+    precision: str = "auto",
+    limits: Limits = DEFAULT_LIMITS,
+    repair: bool = False,
+) -> Predictor:
+    """Opens a model file and prepares its network on this machine. Runs no code from the file.
+
+    Args:
+        path: a model.safetensors that graftage wrote.
+        device: "auto", "cpu" or "cuda".
+        precision: "auto" takes what the model was trained with, where this machine has it; or "float32", "bfloat16".
+        limits: largest file and picture accepted.
+        repair: answer for damaged pictures as far as they decode.
+
+    Raises:
+        BundleError: no model file, or a damaged one, or its weights do not fit its network.
+        OptionError: a device or precision that is not to be had.
+    """
+    bundle = load_bundle(Path(path))
+    wanted = "float32" if precision == "auto" and bundle.backbone.precision == "float32" else precision
+    backbone = Backbone(bundle.backbone, bundle.preprocess, Path(path))
+    try:
+        forward = open_forward(
+            backbone, bundle.preprocess, device=device, precision=wanted, weights=dict(bundle.weights)
+        )
+    except BackboneError as error:
+        raise BundleError(f"{path}: its network cannot be built here: {error}") from error
+    return Predictor(bundle, forward, limits=limits, repair=repair)
+
+
+def _rejected(name: str, reason: str) -> Prediction:
+    return Prediction(name, "rejected", reason, "", 0.0, "", ())

@@ -1,0 +1,352 @@
+"""What a run found, told: for the terminal in ten lines, for the browser as a page. Writes nothing."""
+
+import base64
+import io
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from graftage.data.catalog import Catalog, printable
+from graftage.data.checks import Problem
+from graftage.data.decode import Limits, decode
+from graftage.data.sources import read
+from graftage.errors import PictureError
+from graftage.learn.search import FAMILIES, Candidate, Trial
+from graftage.measure.calibration import reliability
+from graftage.measure.compare import paired
+from graftage.measure.scores import Scores, score
+from graftage.report.page import Baseline, Left, Report, Shot
+from graftage.serve.bundle import Bundle
+from graftage.settings import Settings
+
+Ints = NDArray[np.int64]
+
+_THUMBNAIL = 112  # pixels of the longer side
+_SHOWN_MISTAKES = 200
+_SHOWN_PER_CELL = 8
+_SHOWN_IN_ALL = 600  # thumbnails: about 1.5 MB of page
+
+FAMILY_NAMES = {
+    "ridge": "ridge regression",
+    "logistic": "logistic regression",
+    "arc-cosine": "arc-cosine kernel",
+    "gaussian": "gaussian kernel",
+    "blend": "blend",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """Held-out predictions and what they are worth.
+
+    Attributes:
+        rows: (n,) catalog indices of the pictures held out.
+        y: int64 (n,) their classes.
+        probabilities: float64 (n, K), calibrated.
+        scores: with intervals.
+        how: a paragraph on what was held out and how often it was looked at.
+        groups: int64 (n,) pictures that belong together.
+        baselines: simpler classifiers on the same pictures.
+        tried: (name, log-loss, accuracy, chosen) of every kind of head tried.
+        learnt_from: number of pictures the model was trained on.
+        apart: whether the pictures held out took no part in training the model file.
+    """
+
+    rows: Ints
+    y: Ints
+    probabilities: NDArray[np.float64]
+    scores: Scores
+    how: str
+    groups: Ints
+    baselines: tuple[Baseline, ...]
+    tried: tuple[tuple[str, float, float, bool], ...] = ()
+    learnt_from: int = 0
+    apart: bool = True
+
+    @property
+    def predicted(self) -> Ints:
+        """Most probable class of each picture, int64 (n,)."""
+        return np.asarray(self.probabilities.argmax(axis=1), dtype=np.int64)
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """All that a training run found."""
+
+    settings: Settings
+    catalog: Catalog
+    problems: tuple[Problem, ...]
+    bundle: Bundle
+    measured: Measured
+    timing: tuple[tuple[str, float], ...] = field(default=())
+    notes: tuple[str, ...] = field(default=())
+
+
+def baselines(
+    simple: Mapping[str, NDArray[np.float64]],
+    probabilities: NDArray[np.float64],
+    y: Ints,
+    groups: Ints,
+    *,
+    classes: Sequence[str],
+    seed: int,
+) -> tuple[Baseline, ...]:
+    """Simpler classifiers' probabilities, scored on the same pictures and compared picture by picture."""
+    ours = probabilities.argmax(axis=1) == y
+    shown = []
+    for name, p in simple.items():
+        scores = score(p, y, classes=classes, groups=groups, rng=np.random.default_rng([seed, 6]))
+        against = paired(ours, p.argmax(axis=1) == y, groups, rng=np.random.default_rng([seed, 7]))
+        shown.append(Baseline(name, scores.accuracy, scores.macro_f1, against.difference, against.p))
+    return tuple(shown)
+
+
+def explain_test(kind: str, n_test: int, n_train: int) -> str:
+    """How a number from a test set came about."""
+    apart = {
+        "test folder": "They are the test folder as it was given",
+        "validation folder": "They are the validation folder as it was given; as there is no test folder and nothing "
+        "was chosen by it, it serves as the test set",
+        "locked": "They were drawn at random within each class and locked away before anything was learnt; equal "
+        "files stayed together",
+    }[kind]
+    return (
+        f"Measured once, on {n_test:,} pictures that took no part in training or in any choice. {apart}. "
+        f"The model file is the very model that was measured, trained on the other {n_train:,} pictures."
+    )
+
+
+def explain_folds(held: Ints, n_trials: int) -> str:
+    """How a number from cross-validation came about."""
+    repeats, k = held.shape[0], int(held.max()) + 1
+    again = f", repeated {repeats} times with other folds and averaged" if repeats > 1 else ""
+    return (
+        f"Measured by stratified {k}-fold cross-validation{again}: every picture is judged by models that never saw it "
+        f"or a file equal to it. {n_trials} configurations were compared on the same folds; accuracy, balanced "
+        "accuracy, macro precision, recall, F1, log-loss and Brier score are corrected for the luck of the winner "
+        "(bootstrap bias-corrected cross-validation, Tsamardinos et al. 2018). The model file is trained on all "
+        f"{held.shape[1]:,} pictures in the same way, and is expected to be as good or a little better."
+    )
+
+
+def tried(trials: Sequence[Trial], chosen: Trial, y: Ints) -> tuple[tuple[str, float, float, bool], ...]:
+    """The best trial of every family and fit: (name, log-loss, accuracy, chosen)."""
+    best: dict[tuple[str, str], Trial] = {}
+    for trial in trials:
+        key = trial.candidate.fit, trial.candidate.family
+        if key not in best or trial.log_loss < best[key].log_loss:
+            best[key] = trial
+    ordered = sorted(best.values(), key=lambda t: (t.candidate.fit, FAMILIES.index(t.candidate.family)))
+    return tuple((head_name(t.candidate), t.log_loss, t.accuracy(y), t is chosen) for t in ordered)
+
+
+def head_name(candidate: Candidate) -> str:
+    """What a candidate is, in a few words."""
+    if candidate.family == "blend":
+        kinds = " and ".join(FAMILY_NAMES[part.family] for part, _ in candidate.parts)
+        return f"{candidate.fit}, mean of {kinds}"
+    return f"{candidate.fit}, {FAMILY_NAMES[candidate.family]}, {candidate.transform} features"
+
+
+def no_signal(measured: Measured) -> bool:
+    """Whether the classifier cannot be told from always naming the most frequent class."""
+    return any(b.name == "majority class" and b.p is not None and b.p > 0.05 for b in measured.baselines)
+
+
+def notices(outcome: Outcome) -> tuple[str, ...]:
+    """What belongs on top of the page and the summary."""
+    found = list(outcome.notes)
+    if no_signal(outcome.measured):
+        found.append("No signal found: the model is not measurably better than always naming the most frequent class.")
+    counts = Counter(problem.kind for problem in outcome.problems)
+    if shared := counts["train and test share"]:
+        found.append(f"Train and test share {shared:,} pictures: the score is flattered (see problems).")
+    if clashing := counts["conflicting labels"]:
+        found.append(f"{clashing:,} pictures have an equal twin in another class (see problems).")
+    return tuple(found)
+
+
+def summary(outcome: Outcome, folder: Path) -> tuple[str, ...]:
+    """About ten lines for the terminal."""
+    s, counts = outcome.measured.scores, outcome.catalog.counts()
+    used = counts["used"] + counts["repaired"]
+    left = f", {counts['rejected']:,} left out (why: ledger.csv)" if counts["rejected"] else ""
+    lines = [
+        f"{used:,} pictures of {len(outcome.catalog.classes):,} classes used{left}",
+        f"accuracy            {s.accuracy.percent()}",
+        f"macro F1            {s.macro_f1.percent()}",
+        f"balanced accuracy   {s.balanced_accuracy.percent()}",
+        f"log-loss            {s.log_loss.number()}",
+    ]
+    lines += [_against(baseline) for baseline in outcome.measured.baselines]
+    lines += [f"measured            {_measured_on(outcome.measured)}"]
+    lines += [f"note                {notice}" for notice in notices(outcome)]
+    return (
+        *lines,
+        f"report              {folder / 'report.html'}",
+        f"model               {folder / 'model.safetensors'}",
+    )
+
+
+def _against(baseline: Baseline) -> str:
+    gain = baseline.difference
+    better = f"; ours {100 * gain.value:+.1f} points ({100 * gain.low:+.1f} to {100 * gain.high:+.1f})" if gain else ""
+    return f"{baseline.name:<19} {baseline.accuracy.percent()}{better}"
+
+
+def _measured_on(measured: Measured) -> str:
+    kind = "test set" if measured.apart else "cross-validation, corrected for selection"
+    return f"on {measured.scores.n:,} held-out pictures ({kind}); 95 % intervals, {measured.scores.accuracy.method}"
+
+
+def report(outcome: Outcome, *, size: int) -> Report:
+    """The page's contents; `size` is that of the model file in bytes. Reads the pictures that it shows."""
+    measured, catalog = outcome.measured, outcome.catalog
+    shots = _shots(outcome)
+    wrong = measured.predicted != measured.y
+    learnt = np.array(outcome.bundle.data["class_counts"])
+    return Report(
+        title=Path(outcome.settings.data).resolve().name or "pictures",
+        verdict=_verdict(outcome),
+        scores=measured.scores,
+        how_measured=measured.how,
+        data=_data_facts(outcome),
+        class_counts=tuple(
+            (name, int(learnt[k]), int((measured.y == k).sum())) for k, name in enumerate(catalog.classes)
+        ),
+        baselines=measured.baselines,
+        mistakes=tuple(shots[i] for i in _by_confidence(measured) if wrong[i] and i in shots)[:_SHOWN_MISTAKES],
+        cells=_cells(measured, shots),
+        left_out=tuple(Left(e.id, e.status, e.reason) for e in catalog.entries if e.status == "rejected"),
+        problems=tuple((p.severity, p.kind, p.id, p.detail) for p in outcome.problems if p.kind != "rejected"),
+        reliability=reliability(measured.probabilities, measured.y, bins=15 if len(measured.y) >= 300 else 5),
+        trials=measured.tried,
+        timing=outcome.timing,
+        model=_model_facts(outcome.bundle, size),
+        usage=_usage(),
+        notes=notices(outcome),
+    )
+
+
+def _verdict(outcome: Outcome) -> str:
+    s = outcome.measured.scores
+    if no_signal(outcome.measured):
+        return "No signal found: these pictures do not tell the classes apart for this network."
+    wrong = max(1, round(1 / max(1 - s.accuracy.value, 1e-9)))
+    rate = "practically never wrong here" if s.accuracy.value > 0.9995 else f"wrong about once in {wrong:,} pictures"
+    return f"On pictures it has never seen, this classifier of {len(s.classes):,} classes is {rate}."
+
+
+def _data_facts(outcome: Outcome) -> dict[str, str]:
+    catalog, counts = outcome.catalog, outcome.catalog.counts()
+    formats = Counter(Path(e.id).suffix.lower() or "none" for e in catalog.entries if e.status != "rejected")
+    return {
+        "folder": str(outcome.settings.data),
+        "files": f"{len(catalog.entries):,}",
+        "used": f"{counts['used']:,}",
+        "repaired": f"{counts['repaired']:,}",
+        "left out": f"{counts['rejected']:,}",
+        "classes": f"{len(catalog.classes):,}",
+        "learnt from": f"{outcome.measured.learnt_from:,}",
+        "held out": f"{outcome.measured.scores.n:,}",
+        "endings": ", ".join(f"{name} {n:,}" for name, n in formats.most_common(5)),
+    }
+
+
+def _model_facts(bundle: Bundle, size: int) -> dict[str, str]:
+    backbone, head = bundle.backbone, bundle.head
+    kept = f", with {len(head.support):,} kept pictures ({head.kernel} kernel)" if head.kernel else ""
+    return {
+        "backbone": f"{backbone.id} ({backbone.architecture}), {backbone.parameters / 1e6:.1f} M parameters",
+        "pretrained on": backbone.pretraining,
+        "licence of its weights": backbone.licence,
+        "SHA-256 of its weights": backbone.weights_sha256,
+        "input": f"{bundle.preprocess.size} × {bundle.preprocess.size} pixels, {bundle.preprocess.fit}",
+        "head": f"linear{kept}; {head.transform} features",
+        "temperature": f"{bundle.temperature:.4g}",
+        "features computed in": backbone.precision,
+        "size": f"{size / 2**20:.1f} MiB",
+        **{f"version of {name}": version for name, version in bundle.versions.items()},
+    }
+
+
+def _usage() -> tuple[tuple[str, str], ...]:
+    return (
+        ("Predict pictures or folders", "graftage predict model.safetensors PICTURES/ -o predictions.csv"),
+        ("Measure on another labelled folder", "graftage evaluate model.safetensors PHOTOS/"),
+        (
+            "From Python",
+            'import graftage as gr\nmodel = gr.load("model.safetensors")\n'
+            'for p in model.predict(["a.jpg", "b.jpg"]):\n    print(p.path, p.label, p.probability)',
+        ),
+    )
+
+
+def _by_confidence(measured: Measured) -> list[int]:
+    top = measured.probabilities.max(axis=1)
+    return [int(i) for i in np.argsort(-top, kind="stable")]
+
+
+def _shots(outcome: Outcome) -> dict[int, Shot]:
+    """Thumbnails of the mistakes, most confident first, and of a few pictures for every cell of the matrix."""
+    measured = outcome.measured
+    order, per_cell = _by_confidence(measured), Counter[tuple[int, int]]()
+    wrong = [i for i in order if measured.predicted[i] != measured.y[i]][:_SHOWN_MISTAKES]
+    chosen = dict.fromkeys(wrong)
+    for i in order:
+        cell = int(measured.y[i]), int(measured.predicted[i])
+        per_cell[cell] += 1
+        if per_cell[cell] <= _SHOWN_PER_CELL and len(chosen) < _SHOWN_IN_ALL:
+            chosen[i] = None
+    return {i: _shot(outcome, i) for i in chosen}
+
+
+def _shot(outcome: Outcome, i: int) -> Shot:
+    measured, classes = outcome.measured, outcome.catalog.classes
+    entry, p = outcome.catalog.entries[measured.rows[i]], measured.probabilities[i]
+    second, first = np.argsort(p, kind="stable")[-2:]
+    limits = Limits(max_bytes=outcome.settings.max_bytes, max_pixels=outcome.settings.max_pixels)
+    return Shot(
+        id=entry.id,
+        true=classes[measured.y[i]],
+        predicted=classes[first],
+        confidence=float(p[first]),
+        runner_up=classes[second],
+        image=thumbnail(entry.path, limits=limits, repair=outcome.settings.repair),
+    )
+
+
+def thumbnail(path: Path, *, limits: Limits, repair: bool) -> str:
+    """A small JPEG as a data URI; "" if the file has gone meanwhile."""
+    try:
+        picture = decode(read(path, limits=limits), cover=_THUMBNAIL, limits=limits, repair=repair)
+    except PictureError:
+        return ""
+    image = Image.fromarray(np.ascontiguousarray(picture.pixels))
+    image.thumbnail((_THUMBNAIL, _THUMBNAIL), Image.Resampling.BICUBIC, reducing_gap=2.0)
+    stream = io.BytesIO()
+    image.save(stream, "JPEG", quality=70, optimize=True)
+    return "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode("ascii")
+
+
+def _cells(measured: Measured, shots: Mapping[int, Shot]) -> dict[tuple[int, int], tuple[Shot, ...]]:
+    cells: dict[tuple[int, int], tuple[Shot, ...]] = {}
+    for i, shot in shots.items():
+        key = int(measured.y[i]), int(measured.predicted[i])
+        cells[key] = (*cells.get(key, ()), shot)
+    return cells
+
+
+def prediction_rows(measured: Measured, catalog: Catalog) -> list[tuple[object, ...]]:
+    """Held-out pictures as rows of `predictions.csv`: id, label, predicted, then probabilities."""
+    rows: list[tuple[object, ...]] = []
+    for index, y, p in zip(measured.rows, measured.y, measured.probabilities, strict=True):
+        second, first = np.argsort(p, kind="stable")[-2:]
+        named = (printable(catalog.entries[index].id), catalog.classes[y], catalog.classes[first])
+        rows.append((*named, f"{p[first]:.9g}", catalog.classes[second], *(f"{v:.9g}" for v in p)))
+    return rows

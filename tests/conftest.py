@@ -1,0 +1,72 @@
+"""What all tests share: a cache of their own, no network, and pictures made on the fly."""
+
+import os
+from collections.abc import Callable, Iterator
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # the hub's client reads it when it is first imported
+
+
+@pytest.fixture(autouse=True, scope="session")
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """One cache for the whole session: networks are converted once, and the user's own cache is never touched."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GRAFTAGE_CACHE", str(folder))
+        yield folder
+
+
+@pytest.fixture
+def fresh_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache for one test that makes or breaks what is kept."""
+    monkeypatch.setenv("GRAFTAGE_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture(scope="session")
+def photo() -> Callable[..., bytes]:
+    """Bytes of a small picture with smooth colours and a little grain, another one for each seed."""
+
+    def make(seed: int, kind: str = "JPEG", size: tuple[int, int] = (80, 60), **options: Any) -> bytes:
+        rng = np.random.default_rng(seed)
+        coarse = Image.fromarray(rng.integers(0, 256, (4, 4, 3), dtype=np.uint8)).resize(size, Image.Resampling.BICUBIC)
+        pixels = np.clip(np.asarray(coarse) + rng.normal(0, 4, (size[1], size[0], 3)), 0, 255).astype(np.uint8)
+        file = BytesIO()
+        Image.fromarray(pixels).save(file, kind, **options)
+        return file.getvalue()
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def photograph() -> Callable[[str], np.ndarray]:
+    """A real photograph, uint8 (427, 640, 3): "china.jpg" (a palace) or "flower.jpg" (a dahlia)."""
+    from sklearn.datasets import load_sample_image
+
+    return load_sample_image
+
+
+@pytest.fixture(scope="session")
+def weights_file(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """A weights file of a timm network with random weights and ten classes, named so that it tells the network."""
+    import timm
+    import torch
+    from safetensors.torch import save_file
+
+    folder = tmp_path_factory.mktemp("weights")
+
+    def make(architecture: str) -> Path:
+        path = folder / f"{architecture}.safetensors"
+        if not path.exists():
+            with torch.random.fork_rng():
+                torch.manual_seed(7)
+                save_file(timm.create_model(architecture, num_classes=10).state_dict(), path)
+        return path
+
+    return make
