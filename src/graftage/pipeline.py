@@ -16,11 +16,11 @@ from graftage import outcome, story
 from graftage.data.catalog import Catalog, Entry, require_learnable, scan
 from graftage.data.checks import problems
 from graftage.data.decode import Limits, decode
-from graftage.data.sources import labelled, read
+from graftage.data.sources import Source, Sources, labelled, natural_key, read
 from graftage.data.split import exact_groups, folds, locked_test
 from graftage.errors import DataError, PictureError
 from graftage.features.backbone import Backbone, find
-from graftage.features.engine import Forward, open_forward, prepared_weights
+from graftage.features.engine import Forward, cores, open_forward, prepared_weights
 from graftage.features.extract import Seen, extract
 from graftage.features.preprocess import FITS, Fit, Preprocess
 from graftage.learn import defaults
@@ -100,7 +100,8 @@ def train(data: str | Path | Settings, *, watcher: Watcher | None = None, **opti
         catalog, table = _table(looked, catalog, split, fit)
         learnt = _learn(table, fit, split, settings.seed, journal)
         measured = _measure(table, learnt, others, settings.seed, journal)
-        bundle = _bundle(looked, catalog, table, learnt, measured)
+        scores = {**to_json(measured.scores), "how": measured.how}
+        bundle = _bundle(looked, catalog, table, learnt, scores)
         found = problems(catalog, _all_groups(catalog))
         summary = outcome.write(folder, final, Outcome(settings, catalog, found, bundle, measured), journal)
     return Run(final, measured.scores, summary, tuple(journal.notes))
@@ -131,7 +132,9 @@ def evaluate(
     predictor = model if isinstance(model, Predictor) else predict.load(model)
     journal = Journal(watcher or Silent())
     with journal.stage("look at every file"):
-        found = scan(labelled(Path(data)), limits=Limits(), workers=workers or 2, progress=journal.watcher.progress)
+        found = scan(
+            labelled(Path(data)), limits=Limits(), workers=workers or cores(), progress=journal.watcher.progress
+        )
     catalog, chosen = _evaluated_rows(found, predictor.bundle, journal)
     with journal.stage("predict"):
         answers = predictor.predict([catalog.entries[i].path for i in chosen], workers=workers)
@@ -152,6 +155,43 @@ def evaluate(
     return outcome.write_evaluation(Path(output) if output else None, catalog, measured, predictor.bundle, journal)
 
 
+def fit(
+    paths: Sequence[str | Path], labels: Sequence[str], *, watcher: Watcher | None = None, **options: object
+) -> Predictor:
+    """A classifier from files and labels, without measuring it and without leaving a folder.
+
+    Args:
+        paths: n picture files.
+        labels: n class names.
+        watcher: told how it goes on.
+        options: fields of `Settings`, as for `train`.
+
+    Raises:
+        DataError: lengths that differ, fewer than two classes, or a class with fewer than two usable pictures.
+    """
+    if len(paths) != len(labels):
+        raise DataError(f"{len(paths)} pictures but {len(labels)} labels; give one label for each picture")
+    settings = _settings(".", options)
+    journal = Journal(watcher or Silent())
+    classes = tuple(sorted(set(labels), key=natural_key))
+    rows = tuple(Source(Path(p), str(p), label) for p, label in zip(paths, labels, strict=True))
+    catalog = scan(Sources(Path(), rows, classes, (), "classes"), limits=_limits(settings), workers=_workers(settings))
+    require_learnable(catalog)
+    backbone, forward = _network(settings, catalog, journal)
+    looked = _Looked(settings, backbone, forward, journal)
+    usable = np.array(catalog.usable, dtype=np.int64)
+    usual = defaults.plan(len(usable))
+    split = _Split(usable, usable[:0], "cross-validation", usual.folds, 1)
+    catalog, how, _ = _choose_fit(looked, catalog, split)
+    catalog, table = _table(looked, catalog, split, how)
+    learnt = _learn(table, how, split, settings.seed, journal)
+    return Predictor(_bundle(looked, catalog, table, learnt, {}), forward)
+
+
+def _workers(settings: Settings) -> int:
+    return settings.workers or cores()
+
+
 def _settings(data: str | Path | Settings, options: Mapping[str, object]) -> Settings:
     if isinstance(data, Settings):
         return Settings.from_mapping({**vars(data), **options}, source="train") if options else data
@@ -168,7 +208,7 @@ def _catalog(settings: Settings, journal: Journal) -> Catalog:
         catalog = scan(
             labelled(Path(settings.data)),
             limits=_limits(settings),
-            workers=settings.workers or 2,
+            workers=_workers(settings),
             repair=settings.repair,
             progress=journal.watcher.progress,
         )
@@ -452,7 +492,7 @@ def _cross_validated(table: _Table, learnt: _Learnt, others: _Others, seed: int)
     return Measured(table.train, table.y, p, scores, how, table.groups, shown, listed, len(table.y), apart=False)
 
 
-def _bundle(looked: _Looked, catalog: Catalog, table: _Table, learnt: _Learnt, measured: Measured) -> Bundle:
+def _bundle(looked: _Looked, catalog: Catalog, table: _Table, learnt: _Learnt, scores: Mapping[str, object]) -> Bundle:
     return Bundle(
         classes=catalog.classes,
         preprocess=looked.backbone.preprocess.with_fit(learnt.fit),
@@ -460,7 +500,7 @@ def _bundle(looked: _Looked, catalog: Catalog, table: _Table, learnt: _Learnt, m
         weights=prepared_weights(looked.backbone, looked.backbone.preprocess),
         head=learnt.head,
         temperature=learnt.trial.temperature,
-        scores={**to_json(measured.scores), "how": measured.how},
+        scores=scores,
         data=outcome.fingerprint(catalog, table.train),
         settings=outcome.portable(looked.settings),
         versions=outcome.versions(),
