@@ -64,12 +64,6 @@ def test_the_length_of_a_feature_vector_does_not_vote():
     np.testing.assert_allclose(found[0], found[1], rtol=1e-4)
 
 
-def test_votes_do_not_vanish_however_far_the_neighbours_are():
-    X, y = np.float32([[1, 0], [1, 1e-3]]), np.array([0, 1])
-    p = knn_probabilities(X, y, np.float32([[-1, 0]]), k=2, n_classes=2)
-    np.testing.assert_allclose(p, 0.5, atol=1e-4)
-
-
 def test_reading_in_pieces_changes_nothing(monkeypatch):
     X, y = toy(23)
     queries = toy(11, seed=1)[0]

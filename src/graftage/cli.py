@@ -4,6 +4,7 @@ Exit status: 0 done · 1 a fault of graftage · 2 something the user can mend ·
 """
 
 import argparse
+import os
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
@@ -83,6 +84,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
 
 
+def _say(*lines: str) -> None:
+    """Prints lines; what the terminal's encoding cannot hold, such as undecodable file names, is written escaped."""
+    encoding = sys.stdout.encoding or "utf-8"
+    for line in lines:
+        print(line.encode(encoding, "backslashreplace").decode(encoding))
+
+
 def _failed(text: str, error: BaseException, status: int) -> int:
     for line in (text, *getattr(error, "__notes__", ())):
         print(line.encode("utf-8", "backslashreplace").decode(), file=sys.stderr)
@@ -149,7 +157,7 @@ def _train(arguments: argparse.Namespace) -> int:
     settings = Settings.from_mapping({**known, **given}, source=str(arguments.config or "train"))
     with _terminal() as terminal:
         run = train(settings, watcher=terminal)
-    print("\n".join(run.summary))
+    _say(*run.summary)
     return 0
 
 
@@ -187,6 +195,8 @@ def _predict(arguments: argparse.Namespace) -> int:
         raise OptionError("predict needs pictures: name files or folders, or --list FILE")
     predictor = _load(arguments)
     paths = [source.path for source in unlabelled([*arguments.paths, *_listed(arguments.list)])]
+    if not paths:
+        raise OptionError(f"{arguments.list}: the list names no picture")
     left = 0
     with (
         _terminal(quiet=arguments.output is None) as terminal,
@@ -202,7 +212,7 @@ def _predict(arguments: argparse.Namespace) -> int:
             writer.write(Row(p.path, p.status, p.reason, p.label, numbers[0], p.runner_up, numbers[1], p.probabilities))
             terminal.progress(done, len(paths))
     if arguments.output is not None:
-        print(f"{len(paths) - left:,} pictures predicted, {left:,} could not be used; {arguments.output}")
+        _say(f"{len(paths) - left:,} pictures predicted, {left:,} could not be used; {arguments.output}")
     elif left:
         print(f"{left:,} of {len(paths):,} could not be used", file=sys.stderr)
     return 0
@@ -219,10 +229,12 @@ def _listed(name: str | None) -> Iterator[Path]:
     if name is None:
         return
     try:
-        text = sys.stdin.read() if name == "-" else Path(name).read_text(encoding="utf-8", errors="surrogateescape")
+        listed = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
     except OSError as error:
         raise OptionError(f"{name}: the list of pictures cannot be read ({error.strerror})") from error
-    yield from (Path(line) for line in text.splitlines() if line.strip())
+    # bytes, because file names need not be UTF-8, and may hold what str.splitlines takes for the end of a line
+    lines = (line.removesuffix(b"\r") for line in listed.split(b"\n"))
+    yield from (Path(os.fsdecode(line)) for line in lines if line.strip())
 
 
 def _format(arguments: argparse.Namespace) -> "Format":
@@ -264,7 +276,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
             workers=arguments.workers or 0,
             seed=arguments.seed,
         )
-    print("\n".join(found.summary))
+    _say(*found.summary)
     return 0
 
 
@@ -313,7 +325,7 @@ def _demo(arguments: argparse.Namespace) -> int:
 
     with _terminal() as terminal:
         lines = run_demo(arguments.output, watcher=terminal)
-    print("\n".join(lines))
+    _say(*lines)
     return 0
 
 

@@ -11,6 +11,7 @@ from graftage.settings import Settings
 
 DEFECTIVE = 0.5  # pictures whose defect probability is above this are called defective
 _SAMPLES = 5
+_CLASSES = frozenset({"defective", "functional"})
 
 _SOURCE = (
     "pictures: elpv-dataset, 2,624 electroluminescence pictures of solar cells, CC BY-NC-SA 4.0 (non-commercial);",
@@ -52,7 +53,7 @@ def _dataset_folder() -> Path:
 def _class_folders(source: Path, target: Path) -> Path:
     """Links the package's pictures into class folders, as a user would lay them out."""
     try:
-        shutil.rmtree(target, ignore_errors=True)
+        _require_ours(target)
         for line in (source / "labels.csv").read_text(encoding="utf-8").splitlines():
             name, probability, _ = line.split()
             folder = target / ("defective" if float(probability) > DEFECTIVE else "functional")
@@ -63,7 +64,19 @@ def _class_folders(source: Path, target: Path) -> Path:
     return target
 
 
+def _require_ours(target: Path) -> None:
+    """Nothing of the user's is ever mixed with the demo's pictures, let alone removed."""
+    others = {path.name for path in target.iterdir()} - _CLASSES if target.exists() else set()
+    if others:
+        raise OptionError(
+            f"{target} holds other things than the demo's pictures ({', '.join(sorted(others)[:3])}); take another -o"
+        )
+
+
 def _link(source: Path, target: Path) -> None:
+    if target.exists():  # from an earlier demo
+        return
+    target.unlink(missing_ok=True)  # a link whose package has moved
     try:
         target.symlink_to(source)
     except OSError:  # a file system or system without symbolic links

@@ -5,7 +5,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -27,6 +27,7 @@ from graftage.story import Ints, Measured, Outcome
 
 MODEL, REPORT, METRICS, PREDICTIONS = "model.safetensors", "report.html", "metrics.json", "predictions.csv"
 LEDGER, PROBLEMS, CONFIG, LOG = "ledger.csv", "problems.csv", "config.toml", "log.jsonl"
+FILES = frozenset({MODEL, REPORT, METRICS, PREDICTIONS, LEDGER, PROBLEMS, CONFIG, LOG})
 
 _SHORT = 16  # hex digits of a picture's SHA-256 that the model file keeps, to know the pictures it was trained on
 
@@ -53,25 +54,53 @@ def run_folder(settings: Settings) -> Iterator[tuple[Path, Path]]:
     """(folder to write into, folder it will become): a run appears whole, or not at all.
 
     Raises:
-        OptionError: the folder exists and is not to be replaced.
+        OptionError: the folder exists and is not to be replaced, or lies among the pictures.
         StoreError: it cannot be written.
     """
     final = Path(settings.output) if settings.output else _free(Path("runs"), Path(settings.data).resolve().name)
-    if final.exists() and not settings.overwrite:
+    _require_room(final, settings)
+    made = [parent for parent in final.parents if not parent.exists()]  # innermost first
+    temporary: Path | None = None
+    try:
+        temporary = _temporary(final)
+        yield temporary, final
+        _appear(temporary, final, overwrite=settings.overwrite)
+    finally:
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
+        with suppress(OSError):  # the first that is not empty, or is not there, ends it
+            for parent in made:
+                parent.rmdir()
+
+
+def _require_room(final: Path, settings: Settings) -> None:
+    if final.resolve().is_relative_to(Path(settings.data).resolve()):
+        raise OptionError(
+            f"the run would be written to {final}, among the pictures of {settings.data}, and taken for a class next "
+            "time; name a folder elsewhere with -o"
+        )
+    if not final.exists():
+        return
+    if not settings.overwrite:
         raise OptionError(f"{final} exists already; take another -o, or --overwrite to replace it")
-    if final.exists() and any(final.iterdir()) and not (final / CONFIG).is_file():
-        raise OptionError(f"{final} holds other things than a graftage run; it will not be replaced, take another -o")
+    if not final.is_dir():
+        raise OptionError(f"{final} is a file and will not be replaced; take another -o")
+    names = {path.name for path in final.iterdir()}
+    if names and not (CONFIG in names and names <= FILES):
+        others = ", ".join(sorted(names - FILES)[:3]) or "no config.toml"
+        raise OptionError(
+            f"{final} holds other things than a graftage run ({others}); it will not be replaced, take another -o"
+        )
+
+
+def _temporary(final: Path) -> Path:
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{final.name}.", dir=final.parent))
     except OSError as error:
         raise StoreError(f"{final}: cannot be made ({error.strerror}); take another -o") from error
-    try:
-        temporary.chmod(0o755)
-        yield temporary, final
-        _appear(temporary, final)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    temporary.chmod(0o755)
+    return temporary
 
 
 def _free(parent: Path, name: str) -> Path:
@@ -83,14 +112,31 @@ def _free(parent: Path, name: str) -> Path:
     return parent / candidate
 
 
-def _appear(temporary: Path, final: Path) -> None:
-    old = None
-    if final.exists():
-        old = Path(tempfile.mkdtemp(prefix=f".{final.name}.old.", dir=final.parent))
-        final.rename(old / "run")
-    temporary.rename(final)
-    if old:
-        shutil.rmtree(old, ignore_errors=True)
+def _appear(temporary: Path, final: Path, *, overwrite: bool) -> None:
+    if final.exists() and not overwrite:
+        raise OptionError(f"{final} was made by someone else meanwhile; the same command with another -o is quick now")
+    try:
+        with _aside(final):
+            temporary.rename(final)
+    except OSError as error:
+        raise StoreError(f"{final}: cannot be put in place ({error.strerror}); take another -o") from error
+
+
+@contextmanager
+def _aside(final: Path) -> Iterator[None]:
+    """Keeps what lies at `final` aside until the block has replaced it; it comes back if that failed."""
+    if not final.exists():
+        yield
+        return
+    aside = Path(tempfile.mkdtemp(prefix=f".{final.name}.old.", dir=final.parent))
+    old = aside / "run"
+    try:
+        final.rename(old)
+        yield
+    finally:
+        if old.exists() and not final.exists():
+            old.rename(final)
+        shutil.rmtree(aside, ignore_errors=True)
 
 
 def write(folder: Path, final: Path, outcome: Outcome, journal: Journal) -> tuple[str, ...]:
@@ -99,11 +145,13 @@ def write(folder: Path, final: Path, outcome: Outcome, journal: Journal) -> tupl
     try:
         with journal.stage("write"):
             save(outcome.bundle, folder / MODEL)
-            write_ledger(_with_groups(catalog, measured), folder / LEDGER)
+            write_ledger(_with_groups(outcome), folder / LEDGER)
             write_problems(outcome.problems, folder / PROBLEMS)
             _write_predictions(measured, catalog, folder / PREDICTIONS)
             _write_text(folder / METRICS, metrics(outcome))
-            _write_text(folder / CONFIG, replace(outcome.settings, output=str(final)).to_toml())
+            _write_text(
+                folder / CONFIG, replace(outcome.settings, output=str(final)).to_toml(), errors="surrogateescape"
+            )
         with journal.stage("report"):
             outcome = replace(outcome, timing=journal.timing, notes=tuple(journal.notes))
             page = story.report(outcome, size=(folder / MODEL).stat().st_size)
@@ -113,6 +161,18 @@ def write(folder: Path, final: Path, outcome: Outcome, journal: Journal) -> tupl
             f"{final}: cannot be written ({error.strerror}); free some space or take another -o"
         ) from error
     return story.summary(outcome, final)
+
+
+def evaluation_folder(output: str | Path | None) -> Path | None:
+    """The folder that an evaluation is written to, if any. Raises OptionError if it holds something better kept."""
+    if output is None:
+        return None
+    folder = Path(output)
+    if folder.exists() and not folder.is_dir():
+        raise OptionError(f"{folder} is a file; name a folder with -o")
+    if (folder / CONFIG).exists():
+        raise OptionError(f"{folder} holds a training run, whose tables would be replaced; take another -o")
+    return folder
 
 
 def write_evaluation(
@@ -136,7 +196,7 @@ def write_evaluation(
     if folder is not None:
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            write_ledger(catalog, folder / LEDGER)
+            write_ledger(_with_groups(found), folder / LEDGER)
             _write_predictions(measured, catalog, folder / PREDICTIONS)
             _write_text(folder / METRICS, metrics(found))
             _write_text(folder / REPORT, render(story.report(found, size=0)))
@@ -213,10 +273,12 @@ def versions() -> dict[str, str]:
     return {name: version(name) for name in ("graftage", "numpy", "openvino", "pillow", "timm", "torch")}
 
 
-def _with_groups(catalog: Catalog, measured: Measured) -> Catalog:
+def _with_groups(outcome: Outcome) -> Catalog:
     """The ledger's catalog: groups filled in, and the locked test rows named as such."""
+    catalog, measured = outcome.catalog, outcome.measured
     groups = exact_groups([e.digest if e.status != "rejected" else "" for e in catalog.entries])
-    held = set(measured.rows.tolist()) if measured.apart else set()
+    own = outcome.settings.test == "auto" and any(e.split in ("val", "test") for e in catalog.entries)
+    held = set(measured.rows.tolist()) if measured.apart and not own else set()
     return catalog.with_entries(
         {
             e.index: replace(e, group=int(groups[e.index]), split=_part(e.split, e.index in held, bool(held)))
@@ -227,7 +289,7 @@ def _with_groups(catalog: Catalog, measured: Measured) -> Catalog:
 
 
 def _part(given: str, held: bool, locked: bool) -> str:
-    return given or (("test" if held else "train") if locked else "")
+    return ("test" if held else "train") if locked else given
 
 
 def _write_predictions(measured: Measured, catalog: Catalog, path: Path) -> None:
@@ -235,7 +297,7 @@ def _write_predictions(measured: Measured, catalog: Catalog, path: Path) -> None
     write_csv(path, columns, story.prediction_rows(measured, catalog))
 
 
-def _write_text(path: Path, text: str) -> None:
+def _write_text(path: Path, text: str, *, errors: str = "backslashreplace") -> None:
     temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
+    temporary.write_text(text, encoding="utf-8", errors=errors, newline="\n")
     temporary.replace(path)

@@ -4,6 +4,7 @@
 File names are decided here and in `outcome`; every room is called with plain arguments.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -18,7 +19,7 @@ from graftage.data.checks import problems
 from graftage.data.decode import Limits, decode
 from graftage.data.sources import Source, Sources, labelled, natural_key, read
 from graftage.data.split import exact_groups, folds, locked_test
-from graftage.errors import DataError, PictureError
+from graftage.errors import DataError, OptionError, PictureError
 from graftage.features.backbone import Backbone, find
 from graftage.features.engine import Forward, cores, open_forward, prepared_weights
 from graftage.features.extract import Seen, extract
@@ -94,7 +95,7 @@ def train(data: str | Path | Settings, *, watcher: Watcher | None = None, **opti
         journal = Journal(watcher or Silent(), folder / outcome.LOG)
         catalog = _catalog(settings, journal)
         split = _split(catalog, settings)
-        backbone, forward = _network(settings, catalog, journal)
+        backbone, forward = _network(settings, catalog, split.train, journal)
         looked = _Looked(settings, backbone, forward, journal)
         catalog, fit, others = _choose_fit(looked, catalog, split)
         catalog, table = _table(looked, catalog, split, fit)
@@ -102,7 +103,7 @@ def train(data: str | Path | Settings, *, watcher: Watcher | None = None, **opti
         measured = _measure(table, learnt, others, settings.seed, journal)
         scores = {**to_json(measured.scores), "how": measured.how}
         bundle = _bundle(looked, catalog, table, learnt, scores)
-        found = problems(catalog, _all_groups(catalog))
+        found = problems(_in_their_parts(catalog, table), _all_groups(catalog))
         summary = outcome.write(folder, final, Outcome(settings, catalog, found, bundle, measured), journal)
     return Run(final, measured.scores, summary, tuple(journal.notes))
 
@@ -129,11 +130,17 @@ def evaluate(
     Raises:
         GraftageError: something that the user can mend.
     """
+    settings = Settings(str(data), seed=seed, workers=workers)
+    folder = outcome.evaluation_folder(output)
     predictor = model if isinstance(model, Predictor) else predict.load(model)
     journal = Journal(watcher or Silent())
     with journal.stage("look at every file"):
         found = scan(
-            labelled(Path(data)), limits=Limits(), workers=workers or cores(), progress=journal.watcher.progress
+            labelled(Path(data)),
+            limits=predictor.limits,
+            repair=predictor.repair,
+            workers=_workers(settings),
+            progress=journal.watcher.progress,
         )
     catalog, chosen = _evaluated_rows(found, predictor.bundle, journal)
     with journal.stage("predict"):
@@ -143,7 +150,7 @@ def evaluate(
             catalog = catalog.reject(i, answer.reason)
     kept = [(i, a) for i, a in zip(chosen, answers, strict=True) if a.status != "rejected"]
     if not kept:
-        raise DataError(f"{data}: no picture of a class that the model knows is left to measure on")
+        raise DataError(f"{data}: no picture is left to measure on; {_why_left_out(catalog)}")
     y = np.array([catalog.entries[i].label for i, _ in kept])
     p = np.array([a.probabilities for _, a in kept])
     groups = exact_groups([catalog.entries[i].digest for i, _ in kept])
@@ -152,17 +159,23 @@ def evaluate(
     rows = np.array([i for i, _ in kept])
     how = f"{len(rows):,} pictures of {data}, none of which the model was trained on, measured once."
     measured = Measured(rows, y, p, scores, how, groups, ())
-    return outcome.write_evaluation(Path(output) if output else None, catalog, measured, predictor.bundle, journal)
+    return outcome.write_evaluation(folder, catalog, measured, predictor.bundle, journal)
 
 
 def fit(
-    paths: Sequence[str | Path], labels: Sequence[str], *, watcher: Watcher | None = None, **options: object
+    paths: Sequence[str | Path],
+    labels: Sequence[str],
+    *,
+    classes: Sequence[str] | None = None,
+    watcher: Watcher | None = None,
+    **options: object,
 ) -> Predictor:
     """A classifier from files and labels, without measuring it and without leaving a folder.
 
     Args:
         paths: n picture files.
         labels: n class names.
+        classes: all class names in the order that the probabilities shall have; default: natural order.
         watcher: told how it goes on.
         options: fields of `Settings`, as for `train`.
 
@@ -173,19 +186,25 @@ def fit(
         raise DataError(f"{len(paths)} pictures but {len(labels)} labels; give one label for each picture")
     settings = _settings(".", options)
     journal = Journal(watcher or Silent())
-    classes = tuple(sorted(set(labels), key=natural_key))
+    classes = tuple(classes or sorted(set(labels), key=natural_key))
     rows = tuple(Source(Path(p), str(p), label) for p, label in zip(paths, labels, strict=True))
-    catalog = scan(Sources(Path(), rows, classes, (), "classes"), limits=_limits(settings), workers=_workers(settings))
+    catalog = scan(
+        Sources(Path(), rows, classes, (), "classes"),
+        limits=_limits(settings),
+        repair=settings.repair,
+        workers=_workers(settings),
+    )
     require_learnable(catalog)
-    backbone, forward = _network(settings, catalog, journal)
-    looked = _Looked(settings, backbone, forward, journal)
     usable = np.array(catalog.usable, dtype=np.int64)
     usual = defaults.plan(len(usable))
     split = _Split(usable, usable[:0], "cross-validation", usual.folds, 1)
+    backbone, forward = _network(settings, catalog, split.train, journal)
+    looked = _Looked(settings, backbone, forward, journal)
     catalog, how, _ = _choose_fit(looked, catalog, split)
     catalog, table = _table(looked, catalog, split, how)
     learnt = _learn(table, how, split, settings.seed, journal)
-    return Predictor(_bundle(looked, catalog, table, learnt, {}), forward)
+    bundle = _bundle(looked, catalog, table, learnt, {})
+    return Predictor(bundle, forward, limits=_limits(settings), repair=settings.repair)
 
 
 def _workers(settings: Settings) -> int:
@@ -193,10 +212,9 @@ def _workers(settings: Settings) -> int:
 
 
 def _settings(data: str | Path | Settings, options: Mapping[str, object]) -> Settings:
-    if isinstance(data, Settings):
-        return Settings.from_mapping({**vars(data), **options}, source="train") if options else data
     plain = {name: str(value) if isinstance(value, Path) else value for name, value in options.items()}
-    return Settings.from_mapping({"data": str(data), **plain}, source="train")
+    known = vars(data) if isinstance(data, Settings) else {"data": str(data)}
+    return Settings.from_mapping({**known, **plain}, source="train")
 
 
 def _limits(settings: Settings) -> Limits:
@@ -239,28 +257,51 @@ def _split(catalog: Catalog, settings: Settings) -> _Split:
     there is one, validation pictures are learnt from.
     """
     rows = np.array(catalog.usable, dtype=np.int64)
-    rows = rows[catalog.labels()[rows] >= 0]
     parts = np.array([catalog.entries[i].split for i in rows])
     usual = defaults.plan(len(rows))
     k, repeats = settings.fold_plan() or (usual.folds, usual.repeats)
-    for part, kind in (("test", "test folder"), ("val", "validation folder")):
-        if (parts == part).any() and settings.test == "auto":
-            return _Split(rows[parts != part], rows[parts == part], kind, k, repeats)
+    part, kind = _own_test(catalog, settings)
+    if part:
+        return _Split(rows[parts != part], _require_some(rows[parts == part], catalog, kind), kind, k, repeats)
     share = settings.test_share()
     share = usual.test_fraction if share is None else share
     if not share:
         return _Split(rows, rows[:0], "cross-validation", k, repeats)
     y, groups = catalog.labels()[rows], _all_groups(catalog)[rows]
     inner = locked_test(y, groups, fraction=share, rng=np.random.default_rng([settings.seed, 1]))
+    if not len(inner.test):
+        raise OptionError(f"a test share of {share:g} sets none of {len(rows):,} pictures apart; take a larger --test")
     return _Split(rows[inner.train], rows[inner.test], "locked", k, repeats)
+
+
+def _own_test(catalog: Catalog, settings: Settings) -> tuple[str, str]:
+    """The split of the user's own that is tested on, and what it is called; empty if there is none."""
+    given = {entry.split for entry in catalog.entries}
+    if "test" in given and settings.test != "auto":
+        raise OptionError(
+            f"{catalog.root} has a test folder, which is never learnt from, so test = {settings.test!r} cannot be "
+            "obeyed: leave it out, or give the train folder alone"
+        )
+    if settings.test != "auto":
+        return "", ""
+    kinds = {"test": "test folder", "val": "validation folder"}
+    return next(((part, kind) for part, kind in kinds.items() if part in given), ("", ""))
+
+
+def _require_some(rows: Ints, catalog: Catalog, kind: str) -> Ints:
+    if not len(rows):
+        raise DataError(f"{catalog.root}: none of the pictures to test on ({kind}) can be used; mend or remove them")
+    return rows
 
 
 def _folds(y: Ints, groups: Ints, split: _Split, *, repeats: int, seed: int) -> Ints:
     k = min(split.k, len(np.unique(groups)))
+    if k < 2:
+        raise DataError("all pictures to learn from are one and the same file: nothing can be learnt from them")
     return folds(y, groups, k=k, repeats=repeats, rng=np.random.default_rng([seed, 2]))
 
 
-def _network(settings: Settings, catalog: Catalog, journal: Journal) -> tuple[Backbone, Forward]:
+def _network(settings: Settings, catalog: Catalog, rows: Ints, journal: Journal) -> tuple[Backbone, Forward]:
     with journal.stage("prepare the network"):
         backbone = find(settings.backbone, architecture=settings.architecture or None)
         forward = open_forward(
@@ -268,7 +309,7 @@ def _network(settings: Settings, catalog: Catalog, journal: Journal) -> tuple[Ba
             backbone.preprocess,
             device=settings.device,
             precision=settings.precision,
-            sample=lambda: _first_squares(catalog, backbone.preprocess, settings),
+            sample=lambda: _first_squares(catalog, rows, backbone.preprocess, settings),
         )
     for notice in forward.notices:
         journal.note(notice)
@@ -276,9 +317,9 @@ def _network(settings: Settings, catalog: Catalog, journal: Journal) -> tuple[Ba
     return replace(backbone, info=replace(backbone.info, precision=precision)), forward
 
 
-def _first_squares(catalog: Catalog, preprocess: Preprocess, settings: Settings) -> NDArray[np.uint8]:
+def _first_squares(catalog: Catalog, rows: Ints, preprocess: Preprocess, settings: Settings) -> NDArray[np.uint8]:
     squares: list[NDArray[np.uint8]] = []
-    for i in catalog.usable[: 4 * _SAMPLE_SQUARES]:
+    for i in rows[: 4 * _SAMPLE_SQUARES]:
         if len(squares) == _SAMPLE_SQUARES:
             break
         try:
@@ -413,6 +454,9 @@ def _table(looked: _Looked, catalog: Catalog, split: _Split, fit: Fit) -> tuple[
     labels, groups = catalog.labels()[rows], _all_groups(catalog)[rows]
     test = np.isin(rows, split.test)
     first = int((~test).sum())  # training rows come first: views of X, no copies
+    _require_classes(catalog, labels[:first])
+    if len(split.test):
+        _require_some(rows[first:], catalog, split.kind)
     return catalog, _Table(
         train=rows[:first],
         test=rows[first:],
@@ -425,6 +469,21 @@ def _table(looked: _Looked, catalog: Catalog, split: _Split, fit: Fit) -> tuple[
         classes=catalog.classes,
         kind=split.kind,
     )
+
+
+def _require_classes(catalog: Catalog, y: Ints) -> None:
+    """What is learnt from holds every class, also once pictures are set apart and others have failed to decode."""
+    if lost := [name for k, name in enumerate(catalog.classes) if k not in y]:
+        raise DataError(
+            f"no usable picture is left to learn {', '.join(map(repr, lost[:10]))} from, once the test pictures are "
+            "set apart; add pictures of it or lock fewer away"
+        )
+
+
+def _in_their_parts(catalog: Catalog, table: _Table) -> Catalog:
+    """The catalog with every picture in the part that it took: learnt from, or tested on."""
+    parts = {**dict.fromkeys(table.train.tolist(), "train"), **dict.fromkeys(table.test.tolist(), "test")}
+    return catalog.with_entries({i: replace(catalog.entries[i], split=part) for i, part in parts.items()})
 
 
 @dataclass(frozen=True, eq=False)
@@ -514,14 +573,21 @@ def _evaluated_rows(found: Catalog, bundle: Bundle, journal: Journal) -> tuple[C
     part = next((p for p in ("test", "val") if p in parts), None)
     if part:
         journal.note(f"measured on the {part} folder alone")
+        for i in [i for i in catalog.usable if catalog.entries[i].split != part]:
+            catalog = catalog.reject(i, f"not in the {part} folder")
     known = outcome.known_digests(bundle)
-    rows = [i for i in catalog.usable if part is None or catalog.entries[i].split == part]
+    rows = catalog.usable
     seen = [i for i in rows if outcome.short(catalog.entries[i].digest) in known]
     for i in seen:
         catalog = catalog.reject(i, "the model was trained on it")
     if seen:
         journal.note(f"{len(seen):,} of {len(rows):,} pictures were trained on; they are left out of the scores")
     return catalog, [i for i in rows if catalog.entries[i].status != "rejected"]
+
+
+def _why_left_out(catalog: Catalog) -> str:
+    reasons = Counter(entry.reason for entry in catalog.entries)
+    return "; ".join(f"{count:,} left out: {reason}" for reason, count in reasons.most_common(5))
 
 
 def _with_classes(catalog: Catalog, classes: tuple[str, ...]) -> Catalog:

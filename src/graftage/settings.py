@@ -114,12 +114,12 @@ class Settings:
 
 
 def read_config(path: Path) -> dict[str, object]:
-    """The named values in a TOML file. Raises OptionError if it cannot be read as one."""
+    """The named values in a TOML file; file names that are no UTF-8 pass. Raises OptionError if it cannot be read."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8", errors="surrogateescape"))
     except OSError as error:
         raise OptionError(f"{path}: the config file cannot be read ({error.strerror})") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except tomllib.TOMLDecodeError as error:
         raise OptionError(f"{path}: not a valid TOML file ({error})") from error
 
 

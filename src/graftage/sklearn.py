@@ -1,7 +1,6 @@
 """graftage for those who live in scikit-learn: a classifier whose X is a sequence of picture files."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -53,9 +52,15 @@ class GraftClassifier(ClassifierMixin, BaseEstimator):
             DataError: fewer than two classes, or a class with fewer than two usable pictures.
         """
         self.classes_, codes = np.unique(np.asarray(y), return_inverse=True)
-        names = [str(code) for code in codes]  # class numbers in natural order keep the order of classes_
+        names = [str(label) for label in self.classes_]
         self.predictor_ = fit(
-            list(X), names, backbone=self.backbone, fit=self.squaring, seed=self.seed, workers=self.workers
+            list(X),
+            [names[code] for code in codes],
+            classes=names,
+            backbone=self.backbone,
+            fit=self.squaring,
+            seed=self.seed,
+            workers=self.workers,
         )
         return self
 
@@ -81,6 +86,4 @@ class GraftClassifier(ClassifierMixin, BaseEstimator):
     def save(self, path: str | Path) -> None:
         """Writes the model file; its class names are the labels as text. Read it with `graftage.load`."""
         check_is_fitted(self)
-        from dataclasses import replace
-
-        save(replace(self.predictor_.bundle, classes=tuple(str(label) for label in self.classes_)), Path(path))
+        save(self.predictor_.bundle, Path(path))

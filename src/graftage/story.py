@@ -309,7 +309,7 @@ def _shots(outcome: Outcome) -> dict[int, Shot]:
 def _shot(outcome: Outcome, i: int) -> Shot:
     measured, classes = outcome.measured, outcome.catalog.classes
     entry, p = outcome.catalog.entries[measured.rows[i]], measured.probabilities[i]
-    second, first = np.argsort(p, kind="stable")[-2:]
+    first, second = np.argsort(-p, kind="stable")[:2]
     limits = Limits(max_bytes=outcome.settings.max_bytes, max_pixels=outcome.settings.max_pixels)
     return Shot(
         id=entry.id,
@@ -346,7 +346,7 @@ def prediction_rows(measured: Measured, catalog: Catalog) -> list[tuple[object, 
     """Held-out pictures as rows of `predictions.csv`: id, label, predicted, then probabilities."""
     rows: list[tuple[object, ...]] = []
     for index, y, p in zip(measured.rows, measured.y, measured.probabilities, strict=True):
-        second, first = np.argsort(p, kind="stable")[-2:]
+        first, second = np.argsort(-p, kind="stable")[:2]  # of equal ones the first class, as argmax says
         named = (printable(catalog.entries[index].id), catalog.classes[y], catalog.classes[first])
         rows.append((*named, f"{p[first]:.9g}", catalog.classes[second], *(f"{v:.9g}" for v in p)))
     return rows

@@ -180,8 +180,14 @@ def require_learnable(catalog: Catalog) -> None:
     """Checks that there is something to learn, before any work.
 
     Raises:
-        DataError: fewer than two classes, or a class with fewer than two usable training pictures.
+        DataError: fewer than two classes, a class whose name is no valid text, or a class with fewer than two usable
+            training pictures.
     """
+    if odd := [name for name in catalog.classes if printable(name) != name]:
+        raise DataError(
+            f"{catalog.root}: the class folder '{printable(odd[0])}' has a name that is no UTF-8 text, and a class must "
+            "have a name that can be written: rename it"
+        )
     if len(catalog.classes) < 2:
         only = ", ".join(map(repr, catalog.classes)) or "none"
         raise DataError(

@@ -87,7 +87,7 @@ class Requests:
         """Features of at least one square picture."""
         if not hasattr(self._local, "request"):
             self._local.request = self._compiled.create_infer_request()
-        rows = [self._local.request.infer([square[None]])[0][0].copy() for square in squares]
+        rows = [self._local.request.infer([square[None]])[0][0] for square in squares]
         return np.stack(rows)
 
 

@@ -136,11 +136,9 @@ def _damaged(error: sqlite3.Error) -> bool:
 
 
 def _set_aside(path: Path) -> None:
-    """Renames the file; its journal goes, or it would be played into the next file of this name."""
+    """Renames the file. What lies in its journal, SQLite itself throws away before it begins the next."""
     with suppress(FileNotFoundError):  # another process may have done it
         path.replace(path.with_suffix(".damaged"))
-    for suffix in ("-wal", "-shm"):
-        path.with_name(path.name + suffix).unlink(missing_ok=True)
 
 
 def _connect(path: Path) -> sqlite3.Connection:

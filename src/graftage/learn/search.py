@@ -172,11 +172,11 @@ def _side_by_side(jobs: "Sequence[Callable[[], _Tried]]") -> "list[_Tried]":
     Two jobs on one core each take half the time of one after the other on two: the algebra's own threads wait for each
     other more than they work.
     """
-    workers = max(1, min(len(jobs), os.cpu_count() or 1))
-    with (
-        _pools().limit(limits=max(1, (os.cpu_count() or 1) // workers), user_api="blas"),
-        ThreadPoolExecutor(workers) as pool,
-    ):
+    cores = os.cpu_count() or 1
+    workers = min(len(jobs), cores)
+    if workers <= 1:  # then the algebra keeps the threads that the caller gave it
+        return [job() for job in jobs]
+    with _pools().limit(limits=cores // workers, user_api="blas"), ThreadPoolExecutor(workers) as pool:
         return list(pool.map(lambda job: job(), jobs))
 
 

@@ -3,6 +3,7 @@
 Decoding, making the square, the network, the head, the temperature and the class names all come from the file.
 """
 
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -13,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graftage.data.decode import DEFAULT_LIMITS, Limits
-from graftage.errors import BackboneError, BundleError, PictureError
+from graftage.errors import BackboneError, BundleError, OptionError, PictureError
 from graftage.features.backbone import Backbone
 from graftage.features.engine import Forward, open_forward
 from graftage.features.extract import Job, Seen, see, stream
@@ -67,8 +68,8 @@ class Predictor:
     ) -> None:
         self.bundle = bundle
         self.forward = forward
-        self._limits = limits
-        self._repair = repair
+        self.limits = limits
+        self.repair = repair
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -81,17 +82,26 @@ class Predictor:
 
     def stream(self, paths: Iterable[str | Path], *, workers: int = 0) -> Iterator[Prediction]:
         """Predictions in the order of the paths, as they are ready, in constant memory however many there are."""
-        jobs = (Job(i, Path(path)) for i, path in enumerate(paths))
+        if workers < 0:
+            raise OptionError(f"workers must be 0 or more, got {workers}")
+        names: deque[str] = deque()  # as the caller spelt them; as short as what is under way
+
+        def jobs() -> Iterator[Job]:
+            for i, path in enumerate(paths):
+                names.append(str(path))
+                yield Job(i, Path(path))
+
         seen = stream(
-            jobs,
+            jobs(),
             forward=self.forward,
             preprocesses=[self.bundle.preprocess],
-            limits=self._limits,
-            repair=self._repair,
+            limits=self.limits,
+            repair=self.repair,
             workers=workers,
         )
         while chunk := list(islice(seen, _TOGETHER)):
-            yield from self._answers(chunk)
+            for answer in self._answers(chunk):
+                yield replace(answer, path=names.popleft())
 
     def predict_bytes(self, data: bytes, *, name: str = "") -> Prediction:
         """One prediction for a picture held in memory."""
@@ -100,8 +110,8 @@ class Predictor:
                 data,
                 forward=self.forward,
                 preprocess=self.bundle.preprocess,
-                limits=self._limits,
-                repair=self._repair,
+                limits=self.limits,
+                repair=self.repair,
             )
         except PictureError as error:
             return _rejected(name, str(error))
@@ -119,7 +129,7 @@ class Predictor:
         return [_rejected(str(s.job.path), s.reason) if s.reason else self._answer(s, next(rows)) for s in chunk]
 
     def _answer(self, seen: Seen, p: NDArray[np.floating]) -> Prediction:
-        second, first = np.argsort(p, kind="stable")[-2:]
+        first, second = np.argsort(-p, kind="stable")[:2]  # of equal ones the first class, as argmax says
         return Prediction(
             path=str(seen.job.path),
             status="repaired" if seen.repaired else "ok",
