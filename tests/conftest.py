@@ -70,3 +70,33 @@ def weights_file(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pa
         return path
 
     return make
+
+
+@pytest.fixture(scope="session")
+def class_folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """48 real pictures in the class folders 1, 2 and 10; not to be changed."""
+    import photos
+
+    return photos.three_classes(tmp_path_factory.mktemp("pictures") / "photos", 16)
+
+
+@pytest.fixture(scope="session")
+def finished(class_folders: Path, own_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
+    """One run of `graftage train` with the options as they come: (its folder, what the command said)."""
+    import photos
+
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    said = photos.graftage("train", class_folders, "-o", folder)
+    assert said.status == 0, said.err
+    return folder, said
+
+
+@pytest.fixture(scope="session")
+def locked(class_folders: Path, own_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run with 30 % of the pictures locked away."""
+    import photos
+
+    folder = tmp_path_factory.mktemp("locked") / "run"
+    said = photos.graftage("train", class_folders, "-o", folder, "--test", "0.3", "--folds", "3", "--fit", "crop")
+    assert said.status == 0, said.err
+    return folder

@@ -207,11 +207,14 @@ def test_a_damaged_note_of_a_networks_hash_is_made_anew(content: bytes, resnet: 
     assert note.read_bytes() == whole == content_hash(read_weights(resnet)).encode()
 
 
-def test_prepared_weights_are_the_files_weights_and_fit(resnet: Backbone, fresh_cache: Path) -> None:
+def test_prepared_weights_are_the_files_weights_and_fit(
+    resnet: Backbone, fresh_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from_file = prepared_weights(resnet, resnet.preprocess)
     opened(resnet)
+    forbid(monkeypatch, "read_weights")
     beside_graph = prepared_weights(resnet, resnet.preprocess)
-    assert content_hash(beside_graph) == content_hash(from_file) == content_hash(read_weights(resnet))
+    assert content_hash(beside_graph) == content_hash(from_file)
     assert {k: v.shape for k, v in beside_graph.items()} == {k: v.shape for k, v in from_file.items()}
     build(resnet.info.architecture, beside_graph)
 
@@ -415,8 +418,11 @@ def test_without_a_driver_auto_does_not_ask_pytorch(monkeypatch: pytest.MonkeyPa
 
 def test_bfloat16_is_what_the_processor_says_it_is(resnet: Backbone) -> None:
     """Asked for where it is native or not, the name, the key and the notice tell what really ran."""
+    import openvino
+
     forward, plain = opened(resnet, precision="bfloat16"), opened(resnet)
-    if forward.name == "openvino-bfloat16":
+    if "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        assert forward.name == "openvino-bfloat16"
         assert forward.key != plain.key
         assert not forward.notices
     else:
@@ -474,6 +480,12 @@ def test_pytorch_batches_are_filled_up_so_that_company_does_not_matter(resnet: B
     for count in (1, 4, 5, 6):
         assert agreement(run(squares[:count]), wanted[:count]).relative_error < 1e-4
     np.testing.assert_array_equal(run(squares[:1]), run(squares[:4])[:1])
+
+    class Company(torch.nn.Module):
+        def forward(self, squares: torch.Tensor) -> torch.Tensor:
+            return torch.full((len(squares), 1), float(len(squares)))
+
+    assert module._TorchBatches(Company(), 4, "cpu")(squares).tolist() == [[4.0]] * 6
 
 
 def test_preprocess_is_part_of_the_graph(network: Make) -> None:

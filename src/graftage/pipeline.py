@@ -7,7 +7,7 @@ File names are decided here and in `outcome`; every room is called with plain ar
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -21,8 +21,9 @@ from graftage.data.sources import Source, Sources, labelled, natural_key, read
 from graftage.data.split import exact_groups, folds, locked_test
 from graftage.errors import DataError, OptionError, PictureError
 from graftage.features.backbone import Backbone, find
-from graftage.features.engine import Forward, cores, open_forward, prepared_weights
+from graftage.features.engine import Forward, choose_device, cores, open_forward, prepared_weights
 from graftage.features.extract import Seen, extract
+from graftage.features.prepare import prepare_elsewhere
 from graftage.features.preprocess import FITS, Fit, Preprocess
 from graftage.learn import defaults
 from graftage.learn.baseline import held_out_knn, knn_probabilities
@@ -304,12 +305,12 @@ def _folds(y: Ints, groups: Ints, split: _Split, *, repeats: int, seed: int) -> 
 def _network(settings: Settings, catalog: Catalog, rows: Ints, journal: Journal) -> tuple[Backbone, Forward]:
     with journal.stage("prepare the network"):
         backbone = find(settings.backbone, architecture=settings.architecture or None)
+        sample = partial(_first_squares, catalog, rows, backbone.preprocess, settings)
+        device = choose_device(settings.device)
+        if device == "cpu":
+            prepare_elsewhere(backbone, settings.architecture, sample)
         forward = open_forward(
-            backbone,
-            backbone.preprocess,
-            device=settings.device,
-            precision=settings.precision,
-            sample=lambda: _first_squares(catalog, rows, backbone.preprocess, settings),
+            backbone, backbone.preprocess, device=device, precision=settings.precision, sample=sample
         )
     for notice in forward.notices:
         journal.note(notice)

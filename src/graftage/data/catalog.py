@@ -185,8 +185,8 @@ def require_learnable(catalog: Catalog) -> None:
     """
     if odd := [name for name in catalog.classes if printable(name) != name]:
         raise DataError(
-            f"{catalog.root}: the class folder '{printable(odd[0])}' has a name that is no UTF-8 text, and a class must "
-            "have a name that can be written: rename it"
+            f"{catalog.root}: the class folder '{printable(odd[0])}' has a name that is no UTF-8 text, and a class "
+            "must have a name that can be written: rename it"
         )
     if len(catalog.classes) < 2:
         only = ", ".join(map(repr, catalog.classes)) or "none"

@@ -261,9 +261,8 @@ def _hub_file(backbone_id: str, repository: str) -> Path:
         except LocalEntryNotFoundError:
             continue
     try:
-        get_hf_file_metadata(
-            hf_hub_url(repository, "model.safetensors")
-        )  # asks once; the download asks for half a minute
+        # asks once, so that a machine without network is told at once: the download would try for half a minute
+        get_hf_file_metadata(hf_hub_url(repository, "model.safetensors"))
         return Path(hf_hub_download(repository, "model.safetensors"))
     except Exception as error:  # no network, proxy, certificate, gated, full disk: they share no class below this
         offline = "HF_HUB_OFFLINE is set" if HF_HUB_OFFLINE else f"the hub did not give them ({type(error).__name__})"

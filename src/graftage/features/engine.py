@@ -228,9 +228,7 @@ def _network(backbone: Backbone, preprocess: Preprocess, weights: Weights | None
     """
     if weights is not None:
         return _Network(backbone, preprocess, weights, content_hash(weights))
-    info = backbone.info
-    name = hashlib.sha256(f"{info.weights_sha256} {info.architecture}".encode()).hexdigest()[:24]
-    note = cache_root() / "networks" / "files" / name
+    note = _note(backbone)
     if known := _noted(note):
         return _Network(backbone, preprocess, None, known)
     read = read_weights(backbone)
@@ -238,6 +236,19 @@ def _network(backbone: Backbone, preprocess: Preprocess, weights: Weights | None
     ready(note.parent)
     write_whole(note, network.content.encode())
     return network
+
+
+def is_prepared(backbone: Backbone, preprocess: Preprocess) -> bool:
+    """Whether the graph of a backbone from `find` is kept here, so that opening it needs no PyTorch."""
+    known = _noted(_note(backbone))
+    return bool(known) and _Network(backbone, preprocess, None, known).folder().is_dir()
+
+
+def _note(backbone: Backbone) -> Path:
+    """Where the tensors' hash of a weights file is kept."""
+    info = backbone.info
+    name = hashlib.sha256(f"{info.weights_sha256} {info.architecture}".encode()).hexdigest()[:24]
+    return cache_root() / "networks" / "files" / name
 
 
 def _noted(note: Path) -> str:

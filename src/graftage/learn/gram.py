@@ -29,6 +29,7 @@ Reals = NDArray[np.floating[Any]]
 Labels = NDArray[np.int64]
 
 _EPS = float(np.finfo(np.float64).eps)
+_HELD_BYTES = 1 << 28  # 256 MiB: predictions of all penalties held at once
 _CHUNK_BYTES = 1 << 25  # 32 MiB: size of a temporary array when rows are streamed
 
 
@@ -301,9 +302,13 @@ def moments(X: Reals, T: Reals, *, rows: Labels | None = None, shift: Floats | N
 def iter_held_out_primal(X: Reals, T: Reals, path: Reals, folds: Labels) -> Iterator[tuple[int, Reals]]:
     """`iter_held_out` of the linear kernel for many rows: the same predictions through the scatter without each fold.
 
-    Holds R·folds matrices of D×D numbers and one (n, K) at a time. Predictions have the dtype of X, which should be
-    float32 where memory is short; the weights are computed in float64 all the same.
+    Predictions have the dtype of X, which should be float32 where memory is short; the weights are computed in float64
+    all the same. Holds either the predictions of all penalties at once and a few matrices of D×D numbers, or, where
+    those would take more than 256 MiB, one (n, K) at a time and R·folds matrices.
     """
+    if len(path) * T.size * X.itemsize <= _HELD_BYTES:
+        yield from enumerate(_all_penalties(X, T, path, folds))
+        return
     models = list(_without_each_fold(X, T, folds))
     for i, penalty in enumerate(path):
         prediction = np.zeros(T.shape, dtype=X.dtype)
@@ -313,23 +318,26 @@ def iter_held_out_primal(X: Reals, T: Reals, path: Reals, folds: Labels) -> Iter
         yield i, prediction
 
 
+def _all_penalties(X: Reals, T: Reals, path: Reals, folds: Labels) -> Reals:
+    predictions = np.zeros((len(path), *T.shape), dtype=X.dtype)
+    for rows, rest in _without_each_fold(X, T, folds):
+        for prediction, penalty in zip(predictions, path, strict=True):
+            _add_predictions(prediction, X, rows, rest.weights(float(penalty)))
+    predictions /= len(folds)
+    return predictions
+
+
 def held_out_path_primal(X: Reals, T: Reals, path: Reals, folds: Labels) -> Reals:
     """What `iter_held_out_primal` yields, in one array (L, n, K)."""
     return np.stack([prediction for _, prediction in iter_held_out_primal(X, T, path, folds)])
 
 
 def _without_each_fold(X: Reals, T: Reals, folds: Labels) -> Iterator[tuple[Labels, Moments]]:
-    shift = np.asarray(X.mean(axis=0, dtype=np.float64))
-    whole: Moments | None = None
+    """Rows of each fold of each repeat, and the moments of all other rows, one at a time."""
+    whole = moments(X, T)
     for fold in folds:
-        members = fold_members(fold)
-        parts = [moments(X, T, rows=rows, shift=shift) for rows in members]
-        if whole is None:
-            whole = parts[0]
-            for part in parts[1:]:
-                whole = whole.combined(part)
-        for rows, part in zip(members, parts, strict=True):
-            yield rows, whole.combined(part, -1)
+        for rows in fold_members(fold):
+            yield rows, whole.combined(moments(X, T, rows=rows, shift=whole.shift), -1)
 
 
 def _add_predictions(prediction: Reals, X: Reals, rows: Labels, model: tuple[Floats, Floats]) -> None:
