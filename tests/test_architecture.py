@@ -12,7 +12,7 @@ import graftage
 
 TOP = Path(graftage.__file__).parent
 ROOMS = ["data", "features", "learn", "measure", "report", "serve"]
-KNOW_PIPELINE = {"graftage", "graftage.cli", "graftage.sklearn"}
+KNOW_PIPELINE = {"graftage", "graftage.cli", "graftage.demo", "graftage.sklearn"}
 HEAVY = {"torch", "timm", "openvino"}
 
 

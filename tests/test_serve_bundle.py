@@ -406,3 +406,13 @@ def test_signed_nonsense_in_the_description_loads_or_is_refused(valid, tmp_path_
         return
     save(found, path)  # what loads is whole: it can be saved again
     assert content(load(path)) == content(found)
+
+
+def test_a_file_of_format_1_still_loads_and_answers_the_same():
+    old = load(Path(__file__).parent / "files" / "format-1.safetensors")
+    assert old.classes == ("cat", "dog", "鸟")
+    assert old.preprocess == Preprocess("crop", 224, 0.875, "bicubic", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    assert (old.backbone.architecture, old.temperature, old.data["n"]) == ("tiny_net", 0.75, 10)
+    assert old.weights["bn.num_batches_tracked"] == 7
+    answer = old.head.logits(np.array([[1, 4, 0, 9]], np.float32))
+    np.testing.assert_allclose(answer, [[1.48913836, -0.48917266, -0.75000989]], rtol=1e-6)

@@ -33,7 +33,7 @@ def run_demo(output: Path, *, watcher: Watcher) -> list[str]:
         OptionError: the package with the pictures is not installed.
         StoreError: the folder cannot be written.
     """
-    photos = _class_folders(_dataset_folder(), output / "photos")
+    photos = _class_folders(_dataset_folder(), output / "solar-cells")
     settings = Settings(data=str(photos), output=str(output / "run"), overwrite=True)
     run = train(settings, watcher=watcher)
     lines = [*_SOURCE, "", *run.summary, "", *_PUBLISHED, "", "five held-out pictures, by the saved model file:"]

@@ -80,7 +80,8 @@ class GraftClassifier(ClassifierMixin, BaseEstimator):
 
     def predict(self, X: Paths) -> NDArray[Any]:
         """The most probable label of each picture file (n,). Raises DataError as `predict_proba` does."""
-        chosen: NDArray[Any] = self.classes_[self.predict_proba(X).argmax(axis=1)]
+        p = self.predict_proba(X)  # first, because it also checks that there was a fit
+        chosen: NDArray[Any] = self.classes_[p.argmax(axis=1)]
         return chosen
 
     def save(self, path: str | Path) -> None:

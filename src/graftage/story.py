@@ -260,14 +260,15 @@ def _data_facts(outcome: Outcome) -> dict[str, str]:
 
 def _model_facts(bundle: Bundle, size: int) -> dict[str, str]:
     backbone, head = bundle.backbone, bundle.head
-    kept = f", with {len(head.support):,} kept pictures ({head.kernel} kernel)" if head.kernel else ""
+    parts = [] if head.kernel and not head.weights.any() else ["linear layer"]
+    parts += [f"{head.kernel} kernel on {len(head.support):,} kept pictures"] if head.kernel else []
     return {
         "backbone": f"{backbone.id} ({backbone.architecture}), {backbone.parameters / 1e6:.1f} M parameters",
         "pretrained on": backbone.pretraining,
         "licence of its weights": backbone.licence,
         "SHA-256 of its weights": backbone.weights_sha256,
         "input": f"{bundle.preprocess.size} × {bundle.preprocess.size} pixels, {bundle.preprocess.fit}",
-        "head": f"linear{kept}; {head.transform} features",
+        "head": f"{' and '.join(parts)}, {head.transform} features",
         "temperature": f"{bundle.temperature:.4g}",
         "features computed in": backbone.precision,
         "size": f"{size / 2**20:.1f} MiB",

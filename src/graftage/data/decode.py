@@ -15,6 +15,7 @@ from io import BytesIO
 from typing import Final
 
 import numpy as np
+import PIL
 from numpy.typing import NDArray
 from PIL import Image, ImageFile
 from PIL.BmpImagePlugin import BmpImageFile
@@ -31,6 +32,9 @@ from graftage.errors import PictureError
 # decides what the picture looks like. Measured by `bench/decode.py` on 4000x3000 photographs, cover 256: 1.5 decodes at
 # 1/4, 4.1 times as fast as the full path, mean feature cosine 0.9996; 1.25 decodes at 1/8, 5.5 times, 0.9992.
 MARGIN: Final = 1.25
+
+# Names what turns bytes into pixels: features of another decoder are not these. Raise the number when pixels change.
+DECODER: Final = f"decode1-pillow{PIL.__version__}"
 
 LEAST_LEFT: Final = 0.05  # share of the values that a repaired picture must have left; a broken first block is none
 ORIENTATION: Final = 0x0112  # the EXIF and TIFF tag

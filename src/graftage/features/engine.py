@@ -391,7 +391,8 @@ class _TorchBatches:
 
         full = np.zeros((self._batch, *squares.shape[1:]), np.uint8)
         full[: len(squares)] = squares
-        with self._lock, torch.inference_mode():
+        # TensorFloat-32, PyTorch's own default for convolutions, is not the float32 that the features are named after
+        with self._lock, torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
             features = self._module(torch.from_numpy(full).to(self._device)).cpu().numpy()
         rows: NDArray[np.float32] = features[: len(squares)]
         return rows

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from graftage.data.decode import DEFAULT_LIMITS, Limits, Picture, decode
+from graftage.data.decode import DECODER, DEFAULT_LIMITS, Limits, Picture, decode
 from graftage.data.sources import read
 from graftage.errors import PictureError
 from graftage.features.engine import Forward, cores
@@ -168,8 +168,8 @@ def extract(
 
 
 def store_key(forward: Forward, preprocess: Preprocess) -> str:
-    """Name under which features of one network under one preprocessing are kept."""
-    return f"{forward.key}-{preprocess.key}"
+    """Name under which features of one network, one preprocessing and one decoder are kept."""
+    return f"{forward.key}-{preprocess.key}-{DECODER}"
 
 
 def see(

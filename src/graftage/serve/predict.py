@@ -124,8 +124,8 @@ class Predictor:
 
     def _answers(self, chunk: list[Seen]) -> list[Prediction]:
         good = [seen for seen in chunk if not seen.reason]
-        features = np.array([seen.vectors[0] for seen in good], np.float32).reshape(len(good), -1)
-        rows = iter(self.probabilities(features) if good else features)
+        features = np.array([seen.vectors[0] for seen in good], np.float32).reshape(len(good), self.forward.features)
+        rows = iter(self.probabilities(features))
         return [_rejected(str(s.job.path), s.reason) if s.reason else self._answer(s, next(rows)) for s in chunk]
 
     def _answer(self, seen: Seen, p: NDArray[np.floating]) -> Prediction:
