@@ -72,6 +72,17 @@ def weights_file(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pa
     return make
 
 
+@pytest.fixture
+def cold(own_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache without features, but with the converted network, because converting it takes long."""
+    cache = tmp_path / "cache"
+    (own_cache / "networks").mkdir(exist_ok=True)
+    cache.mkdir()
+    (cache / "networks").symlink_to(own_cache / "networks")
+    monkeypatch.setenv("GRAFTAGE_CACHE", str(cache))
+    return cache
+
+
 @pytest.fixture(scope="session")
 def class_folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """48 real pictures in the class folders 1, 2 and 10; not to be changed."""

@@ -205,16 +205,6 @@ def test_a_full_disk_is_told_and_nothing_is_left(class_folders: Path, locked: Pa
 # ---------------------------------------------------------------- interrupts
 
 
-@pytest.fixture
-def cold(own_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A cache with the converted network but without features."""
-    cache = tmp_path / "cache"
-    cache.mkdir()
-    (cache / "networks").symlink_to(own_cache / "networks")
-    monkeypatch.setenv("GRAFTAGE_CACHE", str(cache))
-    return cache
-
-
 def strike(number: signal.Signals, stage: str, least: int, arguments: list[object]) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-c", DRIVER, str(int(number)), stage, str(least), *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, env=dict(os.environ))
@@ -236,7 +226,6 @@ def stored(cache: Path) -> dict[tuple[str, str], int]:
     ("number", "stage", "least"),
     [
         (signal.SIGINT, "features", 9),
-        (signal.SIGINT, "head", 0),
         (signal.SIGKILL, "prepare the network", 0),
         (signal.SIGKILL, "report", 0),
     ],

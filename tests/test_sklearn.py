@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.base import clone, is_classifier
 from sklearn.exceptions import NotFittedError
-from sklearn.model_selection import GridSearchCV, cross_val_score
+from sklearn.model_selection import cross_val_score
 
 import graftage as gr
 import photos
@@ -65,13 +65,6 @@ def test_cross_validation_takes_files(data: tuple[list[Path], list[int]]) -> Non
     scores = cross_val_score(gr.GraftClassifier(squaring="crop"), *data, cv=2)
     assert scores.shape == (2,)
     assert (scores > 0.5).all()  # chance is 1/3
-
-
-def test_a_grid_search_chooses(data: tuple[list[Path], list[int]]) -> None:
-    paths, labels = data
-    few = slice(None, None, 3)
-    search = GridSearchCV(gr.GraftClassifier(), {"squaring": ["crop"]}, cv=2).fit(paths[few], labels[few])
-    assert search.best_params_ == {"squaring": "crop"}
 
 
 def test_the_saved_model_gives_the_same(
