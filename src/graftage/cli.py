@@ -49,7 +49,7 @@ _HELP = {
     "seed": ("", "N", "of everything random (default: 42)"),
     "device": ("", "WHERE", "auto, cpu or cuda (default: auto)"),
     "precision": ("", "KIND", "auto, float32 or bfloat16, of the frozen network (default: auto)"),
-    "workers": ("-j", "N", "threads that decode (default: one per core)"),
+    "workers": ("-j", "N", "threads that decode (default: two more than there are cores)"),
     "repair": ("", "", "use truncated pictures as far as they decode, instead of leaving them out"),
     "max_bytes": ("", "N", "largest file accepted, bytes (default: 256 MiB)"),
     "max_pixels": ("", "N", "largest picture accepted, pixels (default: 179 million)"),

@@ -125,7 +125,7 @@ def evaluate(
         data: class folders, or train/val/test folders of which the test (else val) part is taken.
         output: folder for metrics.json, predictions.csv, ledger.csv and report.html; None writes nothing.
         watcher: told how it goes on.
-        workers: threads; 0 means one per core.
+        workers: threads; 0 means two more than there are cores.
         seed: of the bootstrap.
 
     Raises:

@@ -27,7 +27,7 @@ class Settings:
         seed: of everything random.
         device: "auto", "cpu" or "cuda".
         precision: "auto", "float32" or "bfloat16", of the frozen network.
-        workers: threads that decode; 0 means one per core.
+        workers: threads that decode; 0 means two more than there are cores.
         repair: use damaged pictures as far as they decode.
         max_bytes: largest file accepted.
         max_pixels: largest picture accepted.

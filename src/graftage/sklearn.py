@@ -30,7 +30,7 @@ class GraftClassifier(ClassifierMixin, BaseEstimator):
         backbone: id of the pretrained network.
         squaring: "auto", "crop", "squash" or "pad".
         seed: of everything random.
-        workers: threads that decode; 0 means one per core.
+        workers: threads that decode; 0 means two more than there are cores.
 
     Attributes:
         classes_: the labels, sorted (K,); columns of `predict_proba` are in this order.

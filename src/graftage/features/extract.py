@@ -27,6 +27,9 @@ from graftage.features.store import FeatureStore, Kept
 Progress = Callable[[int, int], None]
 
 _AHEAD = 4  # chunks under way or waiting, per worker: enough to keep all busy, little enough to hold
+# Threads beyond the cores: while one waits for its inference another decodes. Measured on two cores: 80 % of the
+# engine's own speed without, 86 % with one, 88 % with two.
+_SPARE = 2
 _STORE_EVERY = 64  # pictures; what a kill can cost
 
 
@@ -103,11 +106,11 @@ def stream(
         preprocesses: those that jobs refer to by position; all with `forward`'s size and the same `cover`.
         limits: largest file and picture.
         repair: use damaged pictures as far as they decode.
-        workers: threads; 0 means one per core.
+        workers: threads; 0 means two more than there are cores.
     """
     assert len({p.cover for p in preprocesses}) == 1, "files are decoded once, at one scale"
     seer = _Seer(forward, tuple(preprocesses), limits, repair)
-    workers = workers or cores()
+    workers = workers or cores() + _SPARE
     source = iter(jobs)
     waiting: deque[Future[list[Seen]]] = deque()
     pool = ThreadPoolExecutor(workers, thread_name_prefix="graftage")
@@ -143,7 +146,7 @@ def extract(
         preprocesses: one or more ways of making the square.
         limits: largest file and picture.
         repair: use damaged pictures as far as they decode.
-        workers: threads; 0 means one per core.
+        workers: threads; 0 means two more than there are cores.
         progress: called with (done, total) distinct pictures, in this thread.
         folder: of the store; default: the cache.
 

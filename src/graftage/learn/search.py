@@ -162,8 +162,7 @@ def search(
 
 
 def _kernels(n: int) -> tuple[Kernel, ...]:
-    """For many rows the gaussian kernel only: the arc-cosine kernel did no better on any set, for the same time."""
-    return ("gaussian", "arc-cosine") if n <= defaults.EXACT_KERNEL else ("gaussian",)
+    return ("gaussian", "arc-cosine") if n <= defaults.ARC_COSINE else ("gaussian",)
 
 
 def _side_by_side(jobs: "Sequence[Callable[[], _Tried]]") -> "list[_Tried]":
@@ -172,7 +171,7 @@ def _side_by_side(jobs: "Sequence[Callable[[], _Tried]]") -> "list[_Tried]":
     Two jobs on one core each take half the time of one after the other on two: the algebra's own threads wait for each
     other more than they work.
     """
-    cores = os.cpu_count() or 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     workers = min(len(jobs), cores)
     if workers <= 1:  # then the algebra keeps the threads that the caller gave it
         return [job() for job in jobs]
