@@ -321,6 +321,7 @@ def test_pictures_that_are_all_alike_have_a_scale_all_the_same():
 
 def landmarks(monkeypatch, *, exact, kept):
     monkeypatch.setattr(defaults, "EXACT_KERNEL", exact)
+    monkeypatch.setattr(defaults, "ARC_COSINE", exact)
     monkeypatch.setattr(defaults, "LANDMARKS", kept)
 
 

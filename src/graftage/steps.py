@@ -1,0 +1,437 @@
+"""The steps of a training run, one function each, in the order in which `pipeline` calls them."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from graftage import outcome, story
+from graftage.data.catalog import Catalog, Entry, require_learnable, scan
+from graftage.data.decode import Limits, decode
+from graftage.data.sources import labelled, read
+from graftage.data.split import exact_groups, folds, locked_test
+from graftage.errors import DataError, OptionError, PictureError
+from graftage.features.backbone import Backbone, find
+from graftage.features.engine import Forward, choose_device, cores, open_forward, prepared_weights
+from graftage.features.extract import Seen, extract
+from graftage.features.prepare import prepare_elsewhere
+from graftage.features.preprocess import FITS, Fit, Preprocess
+from graftage.learn import defaults
+from graftage.learn.baseline import held_out_knn, knn_probabilities
+from graftage.learn.head import Head
+from graftage.learn.search import Searched, Trial, fit_head, search, simplest_within_one_error
+from graftage.learn.temperature import softmax
+from graftage.measure.scores import majority, score
+from graftage.measure.selection import Trials, bbc, corrected_scores
+from graftage.progress import Journal
+from graftage.serve.bundle import Bundle
+from graftage.settings import Settings
+from graftage.story import Measured
+
+Ints = NDArray[np.int64]
+
+_SQUARE = 1.02  # pictures no longer than this are square: padding and squashing them is the same
+_SAMPLE_SQUARES = 8  # of the user's own pictures, to hold a new graph against PyTorch
+
+
+def worker_count(settings: Settings) -> int:
+    """Threads that look at files."""
+    return settings.workers or cores()
+
+
+def limits_of(settings: Settings) -> Limits:
+    """Largest file and picture that a run accepts."""
+    return Limits(max_bytes=settings.max_bytes, max_pixels=settings.max_pixels)
+
+
+def look_at_files(settings: Settings, journal: Journal) -> Catalog:
+    """Every file looked at once. Raises DataError if there is nothing to learn, before any work."""
+    with journal.stage("look at every file"):
+        catalog = scan(
+            labelled(Path(settings.data)),
+            limits=limits_of(settings),
+            workers=worker_count(settings),
+            repair=settings.repair,
+            progress=journal.watcher.progress,
+        )
+    require_learnable(catalog)
+    return catalog
+
+
+def groups_of(catalog: Catalog) -> Ints:
+    """Equal files are one group; rejected files are alone."""
+    return exact_groups([e.digest if e.status != "rejected" else "" for e in catalog.entries])
+
+
+@dataclass(frozen=True, eq=False)
+class Partition:
+    """Which entries are learnt from, which are tested on, and by which folds the head is chosen."""
+
+    train: Ints
+    test: Ints
+    kind: str
+    k: int
+    repeats: int
+
+
+def partition(catalog: Catalog, settings: Settings) -> Partition:
+    """The user's own test folder if there is one, else a locked share or cross-validation by `defaults.plan`.
+
+    Nothing here ever chooses by a validation folder, so where there is no test folder it serves as the test set; where
+    there is one, validation pictures are learnt from.
+    """
+    rows = np.array(catalog.usable, dtype=np.int64)
+    parts = np.array([catalog.entries[i].split for i in rows])
+    usual = defaults.plan(len(rows))
+    k, repeats = settings.fold_plan() or (usual.folds, usual.repeats)
+    part, kind = _own_test(catalog, settings)
+    if part:
+        return Partition(rows[parts != part], _require_some(rows[parts == part], catalog, kind), kind, k, repeats)
+    share = settings.test_share()
+    share = usual.test_fraction if share is None else share
+    if not share:
+        return Partition(rows, rows[:0], "cross-validation", k, repeats)
+    y, groups = catalog.labels()[rows], groups_of(catalog)[rows]
+    inner = locked_test(y, groups, fraction=share, rng=np.random.default_rng([settings.seed, 1]))
+    if not len(inner.test):
+        raise OptionError(f"a test share of {share:g} sets none of {len(rows):,} pictures apart; take a larger --test")
+    return Partition(rows[inner.train], rows[inner.test], "locked", k, repeats)
+
+
+def _own_test(catalog: Catalog, settings: Settings) -> tuple[str, str]:
+    """The split of the user's own that is tested on, and what it is called; empty if there is none."""
+    given = {entry.split for entry in catalog.entries}
+    if "test" in given and settings.test != "auto":
+        raise OptionError(
+            f"{catalog.root} has a test folder, which is never learnt from, so test = {settings.test!r} cannot be "
+            "obeyed: leave it out, or give the train folder alone"
+        )
+    if settings.test != "auto":
+        return "", ""
+    kinds = {"test": "test folder", "val": "validation folder"}
+    return next(((part, kind) for part, kind in kinds.items() if part in given), ("", ""))
+
+
+def _require_some(rows: Ints, catalog: Catalog, kind: str) -> Ints:
+    if not len(rows):
+        raise DataError(f"{catalog.root}: none of the pictures to test on ({kind}) can be used; mend or remove them")
+    return rows
+
+
+def _folds(y: Ints, groups: Ints, split: Partition, *, repeats: int, seed: int) -> Ints:
+    k = min(split.k, len(np.unique(groups)))
+    if k < 2:
+        raise DataError("all pictures to learn from are one and the same file: nothing can be learnt from them")
+    return folds(y, groups, k=k, repeats=repeats, rng=np.random.default_rng([seed, 2]))
+
+
+def open_network(settings: Settings, catalog: Catalog, rows: Ints, journal: Journal) -> tuple[Backbone, Forward]:
+    """The pretrained network and its engine, checked on the first of the entries `rows`."""
+    with journal.stage("prepare the network"):
+        backbone = find(settings.backbone, architecture=settings.architecture or None)
+        sample = partial(_first_squares, catalog, rows, backbone.preprocess, settings)
+        device = choose_device(settings.device)
+        if device == "cpu":
+            prepare_elsewhere(backbone, settings.architecture, sample)
+        forward = open_forward(
+            backbone, backbone.preprocess, device=device, precision=settings.precision, sample=sample
+        )
+    for notice in forward.notices:
+        journal.note(notice)
+    precision = "bfloat16" if forward.name.endswith("bfloat16") else "float32"
+    return replace(backbone, info=replace(backbone.info, precision=precision)), forward
+
+
+def _first_squares(catalog: Catalog, rows: Ints, preprocess: Preprocess, settings: Settings) -> NDArray[np.uint8]:
+    squares: list[NDArray[np.uint8]] = []
+    for i in rows[: 4 * _SAMPLE_SQUARES]:
+        if len(squares) == _SAMPLE_SQUARES:
+            break
+        try:
+            data = read(catalog.entries[i].path, limits=limits_of(settings))
+            squares.append(preprocess.square(decode(data, cover=preprocess.cover, limits=limits_of(settings)).pixels))
+        except PictureError:  # it will be met again, and entered in the ledger
+            continue
+    return np.array(squares, np.uint8).reshape(-1, preprocess.size, preprocess.size, 3)
+
+
+@dataclass(frozen=True, eq=False)
+class Looked:
+    """The network, with everything that turning entries into features needs."""
+
+    settings: Settings
+    backbone: Backbone
+    forward: Forward
+    journal: Journal
+
+    def features(
+        self, catalog: Catalog, rows: Ints, fits: Sequence[Fit]
+    ) -> tuple[Catalog, Ints, list[NDArray[np.float32]]]:
+        """Features of these entries under each fit.
+
+        Returns:
+            The catalog in which entries that could not be decoded are rejected; the rows that remain, (n,); for each
+            fit their features, float32 (n, D).
+        """
+        entries = [catalog.entries[i] for i in rows]
+        with self.journal.stage("features"):
+            found = extract(
+                [entry.path for entry in entries],
+                [entry.digest for entry in entries],
+                forward=self.forward,
+                preprocesses=[self.backbone.preprocess.with_fit(fit) for fit in fits],
+                limits=limits_of(self.settings),
+                repair=self.settings.repair,
+                workers=self.settings.workers,
+                progress=self.journal.watcher.progress,
+            )
+        catalog = catalog.with_entries({e.index: _after(e, s) for e, s in zip(entries, found.seen, strict=True)})
+        if not found.failed:
+            return catalog, rows, list(found.features)
+        good = np.setdiff1d(np.arange(len(rows)), found.failed)
+        return catalog, rows[good], [X[good] for X in found.features]
+
+
+def _after(entry: Entry, seen: Seen) -> Entry:
+    """The ledger's row once the picture has been decoded."""
+    if seen.reason:
+        return replace(entry, status="rejected", reason=seen.reason)
+    remarks = "; ".join(dict.fromkeys(part for part in (entry.reason, seen.notes) if part))
+    return replace(entry, status="repaired" if seen.repaired else entry.status, reason=remarks)
+
+
+@dataclass(frozen=True, eq=False)
+class Others:
+    """Trials with the ways of making the square that were not taken, on the pictures of `rows`."""
+
+    rows: Ints
+    trials: tuple[Trial, ...]
+
+
+def choose_fit(looked: Looked, catalog: Catalog, split: Partition) -> tuple[Catalog, Fit, Others]:
+    """Crop, squash or pad, by the held-out log-loss of ridge regression; within one standard error the simpler."""
+    fits = _fits(looked.settings, catalog, split.train)
+    if len(fits) == 1:
+        return catalog, fits[0], Others(split.train[:0], ())
+    rows = _sample(catalog, split, looked.settings.seed)
+    catalog, rows, views = looked.features(catalog, rows, fits)
+    require_learnable(catalog)
+    y = np.unique(catalog.labels()[rows], return_inverse=True)[1].astype(np.int64)
+    held = _folds(y, groups_of(catalog)[rows], split, repeats=1, seed=looked.settings.seed)
+    with looked.journal.stage("choose crop, squash or pad"):
+        found = {
+            fit: search(X, y, held, fit=fit, families=(), seed=looked.settings.seed)
+            for fit, X in zip(fits, views, strict=True)
+        }
+    leaders = [found[fit].leader() for fit in fits]
+    chosen = simplest_within_one_error(leaders).candidate.fit
+    others = tuple(trial for fit in fits if fit != chosen for trial in found[fit].trials)
+    return catalog, next(fit for fit in fits if fit == chosen), Others(rows, others)
+
+
+def _fits(settings: Settings, catalog: Catalog, rows: Ints) -> list[Fit]:
+    if settings.fit != "auto":
+        return [fit for fit in FITS if fit == settings.fit]
+    sizes = [(catalog.entries[i].width, catalog.entries[i].height) for i in rows]
+    square = all(max(size) <= _SQUARE * min(size) for size in sizes)
+    return [fit for fit in FITS if fit != "pad" or not square]
+
+
+def _sample(catalog: Catalog, split: Partition, seed: int) -> Ints:
+    """All training rows where the corrected estimate must see the choice, else a stratified sample of them."""
+    rows = split.train
+    if (len(rows) < defaults.LOCKED_FROM and split.kind == "cross-validation") or len(rows) <= defaults.FIT_SAMPLE:
+        return rows
+    fraction = defaults.FIT_SAMPLE / len(rows)
+    rng = np.random.default_rng([seed, 3])
+    inner = locked_test(catalog.labels()[rows], groups_of(catalog)[rows], fraction=fraction, rng=rng)
+    return rows[inner.test]
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """Features and labels of the pictures that are learnt from and tested on.
+
+    Attributes:
+        train: catalog indices of the n pictures learnt from; test: of the t held out for good, t may be 0.
+        X: float32 (n, D); T: float32 (t, D).
+        y: int64 (n,); z: int64 (t,).
+        groups: int64 (n,); test_groups: int64 (t,).
+        kind: how the test pictures were set apart.
+    """
+
+    train: Ints
+    test: Ints
+    X: NDArray[np.float32]
+    T: NDArray[np.float32]
+    y: Ints
+    z: Ints
+    groups: Ints
+    test_groups: Ints
+    classes: tuple[str, ...]
+    kind: str
+
+
+def tabulate(looked: Looked, catalog: Catalog, split: Partition, fit: Fit) -> tuple[Catalog, Table]:
+    """Features of all pictures under the chosen fit; the catalog with those rejected that would not decode."""
+    rows = np.concatenate([split.train, split.test])
+    catalog, rows, (X,) = looked.features(catalog, rows, [fit])
+    require_learnable(catalog)
+    labels, groups = catalog.labels()[rows], groups_of(catalog)[rows]
+    test = np.isin(rows, split.test)
+    first = int((~test).sum())  # training rows come first: views of X, no copies
+    _require_classes(catalog, labels[:first])
+    if len(split.test):
+        _require_some(rows[first:], catalog, split.kind)
+    return catalog, Table(
+        train=rows[:first],
+        test=rows[first:],
+        X=X[:first],
+        T=X[first:],
+        y=labels[:first],
+        z=labels[first:],
+        groups=groups[:first],
+        test_groups=groups[first:],
+        classes=catalog.classes,
+        kind=split.kind,
+    )
+
+
+def _require_classes(catalog: Catalog, y: Ints) -> None:
+    """What is learnt from holds every class, also once pictures are set apart and others have failed to decode."""
+    if lost := [name for k, name in enumerate(catalog.classes) if k not in y]:
+        raise DataError(
+            f"no usable picture is left to learn {', '.join(map(repr, lost[:10]))} from, once the test pictures are "
+            "set apart; add pictures of it or lock fewer away"
+        )
+
+
+def in_their_parts(catalog: Catalog, table: Table) -> Catalog:
+    """The catalog with every picture in the part that it took: learnt from, or tested on."""
+    parts = {**dict.fromkeys(table.train.tolist(), "train"), **dict.fromkeys(table.test.tolist(), "test")}
+    return catalog.with_entries({i: replace(catalog.entries[i], split=part) for i, part in parts.items()})
+
+
+@dataclass(frozen=True, eq=False)
+class Learnt:
+    """The head, the search that found it, and the folds it was found with."""
+
+    searched: Searched
+    trial: Trial
+    head: Head
+    held: Ints
+    fit: Fit
+
+
+def learn(table: Table, fit: Fit, split: Partition, seed: int, journal: Journal) -> Learnt:
+    """The head: searched on the training pictures' folds, then fitted to all of them."""
+    held = _folds(table.y, table.groups, split, repeats=split.repeats, seed=seed)
+    with journal.stage("head"):
+        searched = search(table.X, table.y, held, fit=fit, seed=seed)
+        trial = searched.chosen()
+        return Learnt(searched, trial, fit_head(table.X, table.y, trial.candidate, seed=seed), held, fit)
+
+
+def measure(table: Table, learnt: Learnt, others: Others, seed: int, journal: Journal) -> Measured:
+    """What the head is worth: on the test pictures if there are any, else by its held-out logits."""
+    with journal.stage("measure"):
+        if len(table.test):
+            return _on_test(table, learnt, seed)
+        return _cross_validated(table, learnt, others, seed)
+
+
+def _on_test(table: Table, learnt: Learnt, seed: int) -> Measured:
+    classes, n_classes = table.classes, len(table.classes)
+    p = softmax(learnt.head.logits(table.T) / learnt.trial.temperature)
+    scores = score(p, table.z, classes=classes, groups=table.test_groups, rng=np.random.default_rng([seed, 4]))
+    k = defaults.neighbours(len(table.y), n_classes)
+    simple = {
+        "majority class": majority(table.y, len(table.z), n_classes),
+        f"{k} nearest neighbours": knn_probabilities(table.X, table.y, table.T, k=k, n_classes=n_classes),
+    }
+    shown = story.baselines(simple, p, table.z, table.test_groups, classes=classes, seed=seed)
+    how = story.explain_test(table.kind, len(table.z), len(table.y))
+    trials = story.tried(learnt.searched.trials, learnt.trial, table.y)
+    return Measured(table.test, table.z, p, scores, how, table.test_groups, shown, trials, len(table.y))
+
+
+def _cross_validated(table: Table, learnt: Learnt, others: Others, seed: int) -> Measured:
+    classes, n_classes = table.classes, len(table.classes)
+    p = softmax(learnt.searched.logits[learnt.trial.candidate.family] / learnt.trial.temperature)
+    plain = score(p, table.y, classes=classes, groups=table.groups, rng=np.random.default_rng([seed, 4]))
+    same = np.array_equal(others.rows, table.train)
+    trials = (*(others.trials if same else ()), *learnt.searched.trials)
+    columns = Trials(
+        np.stack([t.losses for t in trials], axis=1),
+        np.stack([t.predicted for t in trials], axis=1).astype(np.int64),
+        np.stack([t.briers for t in trials], axis=1),
+    )
+    corrected = bbc(columns, table.y, table.groups, n_classes=n_classes, rng=np.random.default_rng([seed, 5]))
+    k = defaults.neighbours(len(table.y), n_classes)
+    simple = {
+        "majority class": majority(table.y, len(table.y), n_classes),
+        f"{k} nearest neighbours": held_out_knn(table.X, table.y, learnt.held[0], k=k, n_classes=n_classes),
+    }
+    shown = story.baselines(simple, p, table.y, table.groups, classes=classes, seed=seed)
+    how = story.explain_folds(learnt.held, len(trials))
+    scores = corrected_scores(plain, corrected)
+    listed = story.tried(trials, learnt.trial, table.y)
+    return Measured(table.train, table.y, p, scores, how, table.groups, shown, listed, len(table.y), apart=False)
+
+
+def make_bundle(looked: Looked, catalog: Catalog, table: Table, learnt: Learnt, scores: Mapping[str, object]) -> Bundle:
+    """Everything that the model file holds."""
+    return Bundle(
+        classes=catalog.classes,
+        preprocess=looked.backbone.preprocess.with_fit(learnt.fit),
+        backbone=looked.backbone.info,
+        weights=prepared_weights(looked.backbone, looked.backbone.preprocess),
+        head=learnt.head,
+        temperature=learnt.trial.temperature,
+        scores=scores,
+        data=outcome.fingerprint(catalog, table.train),
+        settings=outcome.portable(looked.settings),
+        versions=outcome.versions(),
+    )
+
+
+def evaluated_rows(found: Catalog, bundle: Bundle, journal: Journal) -> tuple[Catalog, list[int]]:
+    """The catalog in the model's own class order, and the entries to measure on."""
+    catalog = _with_classes(found, bundle.classes)
+    parts = {entry.split for entry in catalog.entries}
+    part = next((p for p in ("test", "val") if p in parts), None)
+    if part:
+        journal.note(f"measured on the {part} folder alone")
+        for i in [i for i in catalog.usable if catalog.entries[i].split != part]:
+            catalog = catalog.reject(i, f"not in the {part} folder")
+    known = outcome.known_digests(bundle)
+    rows = catalog.usable
+    seen = [i for i in rows if outcome.short(catalog.entries[i].digest) in known]
+    for i in seen:
+        catalog = catalog.reject(i, "the model was trained on it")
+    if seen:
+        journal.note(f"{len(seen):,} of {len(rows):,} pictures were trained on; they are left out of the scores")
+    return catalog, [i for i in rows if catalog.entries[i].status != "rejected"]
+
+
+def why_left_out(catalog: Catalog) -> str:
+    """The commonest reasons for which entries were left out, in one line."""
+    reasons = Counter(entry.reason for entry in catalog.entries)
+    return "; ".join(f"{count:,} left out: {reason}" for reason, count in reasons.most_common(5))
+
+
+def _with_classes(catalog: Catalog, classes: tuple[str, ...]) -> Catalog:
+    places = {name: k for k, name in enumerate(classes)}
+    changed: dict[int, Entry] = {}
+    for entry in catalog.entries:
+        name = catalog.classes[entry.label] if entry.label >= 0 else ""
+        if entry.label >= 0 and name not in places:
+            reason = entry.reason if entry.status == "rejected" else "the model does not know this class"
+            changed[entry.index] = replace(entry, label=-1, status="rejected", reason=reason)
+        elif entry.label >= 0:
+            changed[entry.index] = replace(entry, label=places[name])
+    return replace(catalog.with_entries(changed), classes=classes)
