@@ -253,7 +253,7 @@ def _data_facts(outcome: Outcome) -> dict[str, str]:
         "left out": f"{counts['rejected']:,}",
         "classes": f"{len(catalog.classes):,}",
         "learnt from": f"{outcome.measured.learnt_from:,}",
-        "held out": f"{outcome.measured.scores.n:,}",
+        "held out": f"{outcome.measured.scores.n:,}{'' if outcome.measured.apart else ', each in its turn'}",
         "endings": ", ".join(f"{name} {n:,}" for name, n in formats.most_common(5)),
     }
 
