@@ -27,8 +27,8 @@ from graftage.features.store import FeatureStore, Kept
 Progress = Callable[[int, int], None]
 
 _AHEAD = 4  # chunks under way or waiting, per worker: enough to keep all busy, little enough to hold
-# Threads beyond the cores: while one waits for its inference another decodes. Measured on two cores: 80 % of the
-# engine's own speed without, 86 % with one, 88 % with two.
+# Threads beyond the cores: while one waits for its inference another decodes. Timed on two cores with nothing
+# between the rounds: 80 % of the engine's own speed without, 86 % with one, 88 % with two.
 _SPARE = 2
 _STORE_EVERY = 64  # pictures; what a kill can cost
 
