@@ -29,7 +29,7 @@ def model(locked: Path) -> Path:
 
 def in_a_process(*arguments: object, **options: object) -> "subprocess.CompletedProcess[bytes]":
     command = [sys.executable, "-m", "graftage", *map(os.fsencode, map(str, arguments))]
-    return subprocess.run(command, capture_output=True, check=False, timeout=120, **options)  # type: ignore[call-overload]
+    return subprocess.run(command, capture_output=True, check=False, timeout=120, **options)
 
 
 def rows_of(text: str) -> list[dict[str, str]]:
