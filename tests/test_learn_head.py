@@ -223,8 +223,8 @@ def test_the_parts_are_plain_values_and_float32_tensors():
     ("changes", "message"),
     [
         ({"kind": "linear"}, "exactly the keys transform, kernel, scale"),
-        ({"transform": "square"}, "transform must be one of root, unit, got 'square'"),
-        ({"transform": None}, "transform must be one of root, unit, got None"),
+        ({"transform": "square"}, "transform must be one of root, unit, plain, got 'square'"),
+        ({"transform": None}, "transform must be one of root, unit, plain, got None"),
         ({"transform": ["root"]}, "transform must be one of"),
         ({"kernel": "linear"}, "kernel must be arc-cosine, gaussian or empty, got 'linear'"),
         ({"kernel": None}, "kernel must be"),

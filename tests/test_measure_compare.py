@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from statsmodels.stats.contingency_tables import mcnemar as reference
 
 from graftage.errors import DataError
-from graftage.measure.compare import mcnemar, paired
+from graftage.measure.compare import mcnemar, paired, paired_mean
 from graftage.measure.interval import wilson
 
 
@@ -80,3 +80,18 @@ def test_other_rows_are_refused() -> None:
         paired(some, some[:2], np.arange(3), rng=np.random.default_rng(0))
     with pytest.raises(DataError, match="at least one"):
         paired(some[:0], some[:0], np.arange(0), rng=np.random.default_rng(0))
+
+
+def test_mean_of_paired_losses_has_the_interval_of_a_t_test() -> None:
+    values = np.random.default_rng(3).normal(0.2, 1.0, 400)
+    found = paired_mean(values, np.arange(400), rng=np.random.default_rng(0), draws=4000)
+    half = 1.966 * values.std(ddof=1) / 20
+    assert found.value == values.mean()
+    assert (found.low, found.high) == pytest.approx((found.value - half, found.value + half), abs=0.01)
+
+
+def test_mean_of_paired_losses_is_less_sure_in_groups() -> None:
+    values = np.repeat(np.random.default_rng(3).normal(0.2, 1.0, 50), 8)
+    alone = paired_mean(values, np.arange(400), rng=np.random.default_rng(0))
+    grouped = paired_mean(values, np.arange(400) // 8, rng=np.random.default_rng(0))
+    assert grouped.high - grouped.low > 2 * (alone.high - alone.low)

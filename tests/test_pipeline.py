@@ -654,6 +654,9 @@ def test_a_watcher_is_told_the_stages(class_folders: Path, tmp_path: Path) -> No
         def note(self, text: str) -> None:
             raise AssertionError(text)
 
+        def row(self, text: str) -> None:
+            assert "ships: the head on frozen features" in text
+
     gr.train(class_folders, watcher=Told(), output=tmp_path / "run", folds="3", fit="crop")
     assert stages == ["look at every file", "prepare the network", "features", "head", "measure", "write", "report"]
     assert (48, 48) in steps

@@ -18,16 +18,18 @@ if TYPE_CHECKING:
     )
     from graftage.measure.interval import Estimate
     from graftage.measure.scores import Scores
-    from graftage.pipeline import Run, evaluate, train
+    from graftage.pipeline import Run, compare, evaluate, train
     from graftage.serve.predict import Prediction, Predictor, load
     from graftage.settings import Settings
     from graftage.sklearn import GraftClassifier
+    from graftage.versus import Compared
 
 __version__ = "0.1.0"
 
 _HOME = {
     "BackboneError": "graftage.errors",
     "BundleError": "graftage.errors",
+    "Compared": "graftage.versus",
     "DataError": "graftage.errors",
     "Estimate": "graftage.measure.interval",
     "GraftClassifier": "graftage.sklearn",
@@ -40,6 +42,7 @@ _HOME = {
     "Scores": "graftage.measure.scores",
     "Settings": "graftage.settings",
     "StoreError": "graftage.errors",
+    "compare": "graftage.pipeline",
     "evaluate": "graftage.pipeline",
     "load": "graftage.serve.predict",
     "train": "graftage.pipeline",
@@ -48,6 +51,7 @@ _HOME = {
 __all__ = [
     "BackboneError",
     "BundleError",
+    "Compared",
     "DataError",
     "Estimate",
     "GraftClassifier",
@@ -61,6 +65,7 @@ __all__ = [
     "Settings",
     "StoreError",
     "__version__",
+    "compare",
     "evaluate",
     "load",
     "train",

@@ -10,11 +10,12 @@ import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_type_hints
 
 import graftage
+from graftage.arguments import KindParser
 from graftage.errors import GraftageError, OptionError
-from graftage.settings import FITS, Settings, read_config
+from graftage.settings import FITS, RECIPES, Settings, plain_type, read_config
 
 if TYPE_CHECKING:
     from graftage.serve.predict import Predictor
@@ -54,7 +55,47 @@ _HELP = {
     "max_bytes": ("", "N", "largest file accepted, bytes (default: 256 MiB)"),
     "max_pixels": ("", "N", "largest picture accepted, pixels (default: 179 million)"),
     "overwrite": ("", "", "replace the run that is already in RUN"),
+    "recipe": ("", "HOW", f"how the network is adapted: {', '.join(RECIPES)} (default: auto)"),
+    "budget": ("", "TIME", "time for the whole run: 30s, 10m, 2h (default: as long as the plan needs)"),
+    "metric": (
+        "",
+        "NAME",
+        "accuracy, balanced_accuracy or macro_f1; the latter two balance classes (default: accuracy)",
+    ),
+    "resume": ("", "", "go on with the interrupted run of the same command"),
+    "track": ("", "LIST", "loggers beside log.jsonl: tensorboard, wandb, mlflow, joined by commas"),
+    "epochs": ("", "N", "passes over the pictures (default, as for all below: by network family, data size, budget)"),
+    "batch_size": ("-b", "N", "pictures per step, over all processes"),
+    "opt": ("", "NAME", "adamw, adam or sgd"),
+    "lr": ("", "X", "peak learning rate of the last layers of the network"),
+    "head_lr": ("", "X", "peak learning rate of the head"),
+    "weight_decay": ("", "X", "of matrices and kernels; biases and norms have none"),
+    "momentum": ("", "X", "of sgd"),
+    "layer_decay": ("", "X", "factor on the learning rate from a layer to the one before it"),
+    "warmup": ("", "SHARE", "share of the steps in which the learning rate rises"),
+    "clip_grad": ("", "X", "largest norm of the gradient; 0 clips nothing"),
+    "smoothing": ("", "X", "label smoothing"),
+    "mixup": ("", "A", "alpha of mixup; 0 is off"),
+    "cutmix": ("", "A", "alpha of cutmix; 0 is off"),
+    "drop_path": ("", "X", "stochastic depth"),
+    "model_ema_decay": ("", "X", "decay of the moving average of the weights; 0 keeps none"),
+    "patience": ("", "SHARE", "stop after this share of the epochs without a better log-loss; 0 never stops"),
+    "aa": ("", "KIND", "augmentation: none, classic, crop or trivial (TrivialAugment)"),
+    "crop_scale": ("", "SHARE", "least share of the picture that a random crop keeps"),
+    "hflip": ("", "P", "chance of a left-right flip (default: 0.5 unless flips change the label)"),
+    "vflip": ("", "P", "chance of an upside-down flip"),
+    "reprob": ("", "P", "chance of random erasing"),
+    "views": ("", "N", "augmented views of each picture that are kept for the tail"),
+    "tail_share": ("", "SHARE", "share of the network's work that the tail is"),
+    "lora_rank": ("", "R", "rank of the adapters"),
+    "balance": ("", "HOW", "none, weights or sampling: how rare classes are made up for"),
+    "bn": ("", "HOW", "batch normalisation's statistics: frozen or batch"),
+    "amp": ("", "KIND", "mixed precision: auto, none, bfloat16 or float16 (default: auto)"),
+    "torchcompile": ("", "", "compile the network with torch.compile"),
 }
+
+# what of `_HELP` decides what the network sees
+_PREVIEWED = ("backbone", "architecture", "fit", "aa", "crop_scale", "hflip", "vflip", "reprob", "seed", "repair")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -98,12 +139,12 @@ def _failed(text: str, error: BaseException, status: int) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser: argparse.ArgumentParser = KindParser(
         prog="graftage", description="A folder of labelled pictures becomes an image classifier you can trust."
     )
     parser.add_argument("--version", action="version", version=f"graftage {graftage.__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
-    for add in (_add_train, _add_predict, _add_evaluate, _add_backbones, _add_demo):
+    for add in (_add_train, _add_predict, _add_evaluate, _add_compare, _add_augment_preview, _add_backbones, _add_demo):
         add(commands)
     return parser
 
@@ -130,9 +171,10 @@ def _add_train(commands: "Commands") -> None:
     parser.add_argument(
         "-c", "--config", type=Path, metavar="FILE", help="options from a config.toml; flags override it"
     )
+    hints = get_type_hints(Settings)
     for field in fields(Settings):
         if field.name != "data":
-            _add_option(parser, field.name, type(field.default))
+            _add_option(parser, field.name, plain_type(hints[field.name]))
     parser.set_defaults(run=_train)
 
 
@@ -193,7 +235,7 @@ def _predict(arguments: argparse.Namespace) -> int:
 
     if not arguments.paths and not arguments.list:
         raise OptionError("predict needs pictures: name files or folders, or --list FILE")
-    predictor = _load(arguments)
+    predictor = _load(arguments, arguments.model)
     paths = [source.path for source in unlabelled([*arguments.paths, *_listed(arguments.list)])]
     if not paths:
         raise OptionError(f"{arguments.list}: the list names no picture")
@@ -218,11 +260,11 @@ def _predict(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _load(arguments: argparse.Namespace) -> "Predictor":
+def _load(arguments: argparse.Namespace, model: Path) -> "Predictor":
     from graftage.serve.predict import load
 
     device, precision = arguments.device or "auto", arguments.precision or "auto"
-    return load(arguments.model, device=device, precision=precision, repair=bool(arguments.repair))
+    return load(model, device=device, precision=precision, repair=bool(arguments.repair))
 
 
 def _listed(name: str | None) -> Iterator[Path]:
@@ -253,11 +295,13 @@ def _add_evaluate(commands: "Commands") -> None:
         "evaluate",
         "model and another labelled folder → scores",
         text="Scores of a model on pictures it was not trained on; those it was trained on are left out and counted.",
-        end="example:\n  graftage evaluate model.safetensors photos-of-next-month/ -o evaluation/",
+        end="examples:\n  graftage evaluate model.safetensors photos-of-next-month/ -o evaluation/\n"
+        "  graftage evaluate model.safetensors photos-of-next-month/ --against older.safetensors",
     )
     parser.add_argument("model", type=Path, metavar="MODEL", help="a model.safetensors")
     parser.add_argument("data", type=Path, metavar="PHOTOS", help="class folders, or train/val/test folders of them")
     parser.add_argument("-o", "--output", type=Path, metavar="FOLDER", help="write report.html and tables here")
+    parser.add_argument("--against", type=Path, metavar="MODEL2", help="compare with this model on the same pictures")
     parser.add_argument("--seed", type=int, default=42, metavar="N", help="of the bootstrap (default: 42)")
     _add_engine_options(parser)
     parser.set_defaults(run=_evaluate)
@@ -266,17 +310,87 @@ def _add_evaluate(commands: "Commands") -> None:
 def _evaluate(arguments: argparse.Namespace) -> int:
     from graftage.pipeline import evaluate
 
-    predictor = _load(arguments)
     with _terminal() as terminal:
         found = evaluate(
-            predictor,
+            _load(arguments, arguments.model),
             arguments.data,
             output=arguments.output,
+            against=_load(arguments, arguments.against) if arguments.against else None,
             watcher=terminal,
             workers=arguments.workers or 0,
             seed=arguments.seed,
         )
     _say(*found.summary)
+    return 0
+
+
+def _add_compare(commands: "Commands") -> None:
+    parser = _command(
+        commands,
+        "compare",
+        "two runs or models on the same held-out pictures → which is better",
+        text="Two runs are compared on the pictures held out in both, by the answers that they have left.\n"
+        "Model files, or two runs with --data, answer for PHOTOS; pictures that either was trained on are left out.",
+        end="examples:\n  graftage compare runs/birds runs/birds-2\n"
+        "  graftage compare runs/birds older.safetensors --data photos-of-next-month/ -o comparison.json",
+    )
+    for name, letter in (("a", "A"), ("b", "B")):
+        parser.add_argument(name, type=Path, metavar=f"RUN_{letter}", help="folder of a run, or a model.safetensors")
+    parser.add_argument("--data", type=Path, metavar="PHOTOS", help="pictures that both models shall answer for")
+    parser.add_argument("-o", "--output", type=Path, metavar="FILE.json", help="write what was found here, too")
+    parser.add_argument("--seed", type=int, default=42, metavar="N", help="of the bootstrap (default: 42)")
+    for option, kind in (("device", str), ("workers", int)):
+        _add_option(parser, option, kind)
+    parser.set_defaults(run=_compare)
+
+
+def _compare(arguments: argparse.Namespace) -> int:
+    from graftage.pipeline import compare
+
+    with _terminal() as terminal:
+        found = compare(
+            arguments.a,
+            arguments.b,
+            arguments.data,
+            output=arguments.output,
+            watcher=terminal,
+            workers=arguments.workers or 0,
+            seed=arguments.seed,
+            device=arguments.device or "auto",
+        )
+    _say(*found.summary)
+    return 0
+
+
+def _add_augment_preview(commands: "Commands") -> None:
+    parser = _command(
+        commands,
+        "augment-preview",
+        "a page of pictures as the network sees them in training",
+        text="For a few pictures of each class the plain square and seven augmented views, as a page for the browser.\n"
+        "What is not asked for: --fit squash, --aa crop, --hflip 0.5, no other flips and no erasing.",
+        end="examples:\n  graftage augment-preview photos/\n"
+        "  graftage augment-preview photos/ --aa trivial --hflip 0 -o preview.html",
+    )
+    parser.add_argument("data", metavar="PHOTOS", help="folder of labelled pictures")
+    page = Path("augment-preview.html")
+    parser.add_argument("-o", "--output", type=Path, default=page, metavar="FILE", help=f"default: {page}")
+    parser.add_argument("--count", type=int, default=24, metavar="N", help="about how many pictures (default: 24)")
+    hints = get_type_hints(Settings)
+    for name in _PREVIEWED:
+        _add_option(parser, name, plain_type(hints[name]))
+    parser.set_defaults(run=_augment_preview)
+
+
+def _augment_preview(arguments: argparse.Namespace) -> int:
+    from graftage.pipeline import augment_preview
+
+    given = {name: getattr(arguments, name) for name in _PREVIEWED if getattr(arguments, name) is not None}
+    with _terminal() as terminal:
+        made = augment_preview(
+            arguments.data, output=arguments.output, count=arguments.count, watcher=terminal, **given
+        )
+    _say(*made.summary)
     return 0
 
 

@@ -4,7 +4,7 @@ import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from graftage import story
+from graftage import story, world
 from graftage.data.catalog import Catalog, write_csv, write_ledger
 from graftage.data.checks import problems, write_problems
 from graftage.data.split import exact_groups
@@ -24,9 +24,11 @@ from graftage.report.page import Baseline, render
 from graftage.serve.bundle import Bundle, save
 from graftage.settings import Settings
 from graftage.story import Ints, Measured, Outcome
+from graftage.versus import Compared
 
 MODEL, REPORT, METRICS, PREDICTIONS = "model.safetensors", "report.html", "metrics.json", "predictions.csv"
 LEDGER, PROBLEMS, CONFIG, LOG = "ledger.csv", "problems.csv", "config.toml", "log.jsonl"
+COMPARISON = "comparison.json"
 FILES = frozenset({MODEL, REPORT, METRICS, PREDICTIONS, LEDGER, PROBLEMS, CONFIG, LOG})
 
 _SHORT = 16  # hex digits of a picture's SHA-256 that the model file keeps, to know the pictures it was trained on
@@ -41,12 +43,14 @@ class Evaluated:
         summary: a few lines for a person.
         notes: what to keep in mind.
         folder: where the files were written, or None.
+        compared: with another model, where that was asked for.
     """
 
     scores: Scores
     summary: tuple[str, ...]
     notes: tuple[str, ...]
     folder: Path | None
+    compared: Compared | None = None
 
 
 @contextmanager
@@ -58,6 +62,10 @@ def run_folder(settings: Settings) -> Iterator[tuple[Path, Path]]:
         StoreError: it cannot be written.
     """
     final = Path(settings.output) if settings.output else _free(Path("runs"), Path(settings.data).resolve().name)
+    if world.rank():  # only process 0 leaves a run
+        with tempfile.TemporaryDirectory() as nowhere:
+            yield Path(nowhere), final
+        return
     _require_room(final, settings)
     made = [parent for parent in final.parents if not parent.exists()]  # innermost first
     temporary: Path | None = None
@@ -206,6 +214,32 @@ def write_evaluation(
     return Evaluated(s, lines, tuple(journal.notes), folder)
 
 
+def with_comparison(evaluated: Evaluated, compared: Compared) -> Evaluated:
+    """An evaluation and what it was compared with; its folder, if there is one, gets `comparison.json`."""
+    if evaluated.folder is not None:
+        write_json(compared.to_json(), evaluated.folder / COMPARISON)
+    return replace(evaluated, compared=compared, summary=(*evaluated.summary, "", *compared.summary))
+
+
+def comparison_file(output: str | Path | None) -> Path | None:
+    """The file that a comparison is written to, if any. Raises OptionError if it would replace something else."""
+    if output is None:
+        return None
+    path = Path(output)
+    if path.suffix.lower() != ".json" or path.name in FILES or path.is_dir():
+        raise OptionError(f"{path} is no name for a comparison; name a file of its own with -o, such as {COMPARISON}")
+    return path
+
+
+def write_json(record: Mapping[str, Any], path: Path) -> None:
+    """Writes a record as a JSON file that appears whole. Raises StoreError if it cannot be written."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _write_text(path, json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be written ({error.strerror}); take another -o") from error
+
+
 def metrics(outcome: Outcome) -> str:
     """The text of `metrics.json`: scores with intervals, baselines, how it was measured."""
     measured, catalog = outcome.measured, outcome.catalog
@@ -222,6 +256,8 @@ def metrics(outcome: Outcome) -> str:
         "backbone": outcome.bundle.backbone.id,
         "fit": outcome.bundle.preprocess.fit,
         "temperature": outcome.bundle.temperature,
+        **({} if outcome.adapted is None else dict(outcome.adapted.story)),
+        "recipe": "linear" if outcome.adapted is None else outcome.adapted.shipped,
     }
     return json.dumps(whole, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
@@ -264,7 +300,9 @@ def known_digests(bundle: Bundle) -> frozenset[str]:
 def portable(settings: Settings) -> dict[str, object]:
     """Settings for the model file: without where things lay and how many threads ran."""
     return {
-        name: value for name, value in vars(settings).items() if name not in ("data", "output", "workers", "overwrite")
+        name: value
+        for name, value in vars(settings).items()
+        if name not in ("data", "output", "workers", "overwrite", "resume", "track") and value is not None
     }
 
 

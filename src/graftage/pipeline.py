@@ -4,6 +4,8 @@
 File names are decided here and in `outcome`; every room is called with plain arguments.
 """
 
+import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,12 +14,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from graftage import outcome, steps
+from graftage import examine, outcome, preview, steps, versus, world
 from graftage.data.catalog import require_learnable, scan
 from graftage.data.checks import problems
 from graftage.data.sources import Source, Sources, labelled, natural_key
-from graftage.data.split import exact_groups
 from graftage.errors import DataError
+from graftage.features.engine import choose_device
 from graftage.learn import defaults
 from graftage.measure.scores import Scores, score, to_json
 from graftage.outcome import Evaluated
@@ -25,7 +27,9 @@ from graftage.progress import Journal, Silent, Watcher
 from graftage.serve import predict
 from graftage.serve.predict import Predictor
 from graftage.settings import Settings
+from graftage.states import States, folder_of
 from graftage.story import Measured, Outcome
+from graftage.versus import Compared
 
 Ints = NDArray[np.int64]
 
@@ -61,6 +65,9 @@ class Run:
         return self.model.predict(paths)
 
 
+Contender = str | Path | Run | Predictor  # a run, or a model: what can be compared
+
+
 def train(data: str | Path | Settings, *, watcher: Watcher | None = None, **options: object) -> Run:
     """A folder of labelled pictures becomes a classifier, its scores and a report.
 
@@ -75,21 +82,27 @@ def train(data: str | Path | Settings, *, watcher: Watcher | None = None, **opti
     Raises:
         GraftageError: something that the user can mend; the message says what and how.
     """
+    started = time.monotonic()
     settings = _settings(data, options)
-    with outcome.run_folder(settings) as (folder, final):
-        journal = Journal(watcher or Silent(), folder / outcome.LOG)
-        catalog = steps.look_at_files(settings, journal)
-        split = steps.partition(catalog, settings)
-        backbone, forward = steps.open_network(settings, catalog, split.train, journal)
-        looked = steps.Looked(settings, backbone, forward, journal)
-        catalog, fit, others = steps.choose_fit(looked, catalog, split)
-        catalog, table = steps.tabulate(looked, catalog, split, fit)
+    with outcome.run_folder(settings) as (folder, final), world.joined(choose_device(settings.device)):
+        journal = Journal((watcher or Silent()) if not world.rank() else Silent(), folder / outcome.LOG)
+        with world.first_alone():
+            catalog = steps.look_at_files(settings, journal)
+            split = steps.partition(catalog, settings)
+            backbone, forward = steps.open_network(settings, catalog, split.train, journal)
+            looked = steps.Looked(settings, backbone, forward, journal)
+            catalog, fit, others = steps.choose_fit(looked, catalog, split)
+            catalog, table = steps.tabulate(looked, catalog, split, fit)
         learnt = steps.learn(table, fit, split, settings.seed, journal)
-        measured = steps.measure(table, learnt, others, settings.seed, journal)
+        adapted, tested = steps.adapt(looked, catalog, table, learnt, final, started)
+        tuned, T = adapted.tuned, None if tested is None else tested[1]
+        measured = steps.measure(table, learnt, others, settings.seed, journal, tuned=tuned, T=T)
         scores = {**to_json(measured.scores), "how": measured.how}
-        bundle = steps.make_bundle(looked, catalog, table, learnt, scores)
+        bundle = steps.make_bundle(looked, catalog, table, learnt, scores, tuned=tuned)
         found = problems(steps.in_their_parts(catalog, table), steps.groups_of(catalog))
-        summary = outcome.write(folder, final, Outcome(settings, catalog, found, bundle, measured), journal)
+        whole = Outcome(settings, catalog, found, bundle, measured, adapted=adapted)
+        summary = outcome.write(folder, final, whole, journal)
+    States(folder_of(final)).remove()
     return Run(final, measured.scores, summary, tuple(journal.notes))
 
 
@@ -98,6 +111,7 @@ def evaluate(
     data: str | Path,
     *,
     output: str | Path | None = None,
+    against: Contender | None = None,
     watcher: Watcher | None = None,
     workers: int = 0,
     seed: int = 42,
@@ -108,6 +122,7 @@ def evaluate(
         model: a model file, or a loaded model.
         data: class folders, or train/val/test folders of which the test (else val) part is taken.
         output: folder for metrics.json, predictions.csv, ledger.csv and report.html; None writes nothing.
+        against: another model to compare with, on those pictures that neither was trained on.
         watcher: told how it goes on.
         workers: threads; 0 means two more than there are cores.
         seed: of the bootstrap.
@@ -115,36 +130,79 @@ def evaluate(
     Raises:
         GraftageError: something that the user can mend.
     """
-    settings = Settings(str(data), seed=seed, workers=workers)
+    Settings(str(data), seed=seed, workers=workers)  # refuses what is out of range
     folder = outcome.evaluation_folder(output)
-    predictor = model if isinstance(model, Predictor) else predict.load(model)
+    predictor, rival = examine.opened(_plain(model)), None if against is None else examine.opened(_plain(against))
+    names = [examine.name_of(_plain(each)) for each in (model, against) if each is not None]
+    if rival is not None:  # told before the work
+        versus.require_same_classes((names[0], predictor.classes), (names[1], rival.classes))
     journal = Journal(watcher or Silent())
-    with journal.stage("look at every file"):
-        found = scan(
-            labelled(Path(data)),
-            limits=predictor.limits,
-            repair=predictor.repair,
-            workers=steps.worker_count(settings),
-            progress=journal.watcher.progress,
-        )
-    catalog, chosen = steps.evaluated_rows(found, predictor.bundle, journal)
-    with journal.stage("predict"):
-        answers = predictor.predict([catalog.entries[i].path for i in chosen], workers=workers)
-    for i, answer in zip(chosen, answers, strict=True):
-        if answer.status == "rejected":
-            catalog = catalog.reject(i, answer.reason)
-    kept = [(i, a) for i, a in zip(chosen, answers, strict=True) if a.status != "rejected"]
-    if not kept:
-        raise DataError(f"{data}: no picture is left to measure on; {steps.why_left_out(catalog)}")
-    y = np.array([catalog.entries[i].label for i, _ in kept])
-    p = np.array([a.probabilities for _, a in kept])
-    groups = exact_groups([catalog.entries[i].digest for i, _ in kept])
-    rng = np.random.default_rng(seed)
-    scores = score(p, y, classes=predictor.classes, groups=groups, rng=rng)
-    rows = np.array([i for i, _ in kept])
-    how = f"{len(rows):,} pictures of {data}, none of which the model was trained on, measured once."
-    measured = Measured(rows, y, p, scores, how, groups, ())
-    return outcome.write_evaluation(folder, catalog, measured, predictor.bundle, journal)
+    found = examine.look(predictor, data, journal, workers=workers)
+    seen = examine.examine(found, predictor, journal, workers=workers)
+    y, p, groups = seen.y, seen.probabilities, seen.groups
+    scores = score(p, y, classes=predictor.classes, groups=groups, rng=np.random.default_rng(seed))
+    how = f"{len(y):,} pictures of {data}, none of which the model was trained on, measured once."
+    measured = Measured(seen.rows, y, p, scores, how, groups, ())
+    evaluated = outcome.write_evaluation(folder, seen.catalog, measured, predictor.bundle, journal)
+    if rival is None:
+        return evaluated
+    later = Journal(journal.watcher)
+    known = outcome.known_digests(predictor.bundle) | outcome.known_digests(rival.bundle)
+    answered = examine.examine(found, rival, later, workers=workers, known=known)
+    pair = seen.held(names[0], predictor.classes), answered.held(names[1], rival.classes)
+    return outcome.with_comparison(evaluated, versus.compare(*pair, seed=seed, notes=later.notes))
+
+
+def compare(
+    a: Contender,
+    b: Contender,
+    data: str | Path | None = None,
+    *,
+    output: str | Path | None = None,
+    watcher: Watcher | None = None,
+    workers: int = 0,
+    seed: int = 42,
+    device: str = "auto",
+) -> Compared:
+    """Two runs or models on the same held-out pictures, picture by picture.
+
+    Without `data`, two runs are compared on the pictures held out in both, by the answers that they have left. With it,
+    both models answer for its pictures; those that either was trained on are left out.
+
+    Args:
+        a: the folder of a run, a model file, or what `train` or `load` gave.
+        b: likewise.
+        data: class folders, or train/val/test folders of which the test (else val) part is taken.
+        output: a .json file for what was found; None writes nothing.
+        watcher: told how it goes on.
+        workers: threads; 0 means two more than there are cores.
+        seed: of the bootstrap.
+        device: "auto", "cpu" or "cuda", for models that are yet to be loaded.
+
+    Raises:
+        GraftageError: something that the user can mend.
+    """
+    Settings(str(data or "."), seed=seed, workers=workers)  # refuses what is out of range
+    target = outcome.comparison_file(output)
+    places = _plain(a), _plain(b)
+    journal = Journal(watcher or Silent())
+    if data is None:
+        pair = examine.left_by(places[0]), examine.left_by(places[1])
+    else:
+        one, two = (examine.opened(place, device=device) for place in places)
+        found = examine.look(one, data, journal, workers=workers)
+        names = examine.name_of(places[0]), examine.name_of(places[1])
+        pair = examine.against((names[0], one), (names[1], two), found, journal, workers=workers)
+    compared = versus.compare(*pair, seed=seed, notes=journal.notes)
+    if target is not None:
+        outcome.write_json(compared.to_json(), target)
+    return compared
+
+
+def _plain(contender: Contender) -> Path | Predictor:
+    if isinstance(contender, Run):
+        return contender.folder
+    return contender if isinstance(contender, Predictor) else Path(contender)
 
 
 def fit(
@@ -169,7 +227,8 @@ def fit(
     """
     if len(paths) != len(labels):
         raise DataError(f"{len(paths)} pictures but {len(labels)} labels; give one label for each picture")
-    settings = _settings(".", options)
+    started = time.monotonic()
+    settings = _settings(".", {"recipe": "linear", **options})
     journal = Journal(watcher or Silent())
     classes = tuple(classes or sorted(set(labels), key=natural_key))
     rows = tuple(Source(Path(p), str(p), label) for p, label in zip(paths, labels, strict=True))
@@ -188,8 +247,60 @@ def fit(
     catalog, how, _ = steps.choose_fit(looked, catalog, split)
     catalog, table = steps.tabulate(looked, catalog, split, how)
     learnt = steps.learn(table, how, split, settings.seed, journal)
-    bundle = steps.make_bundle(looked, catalog, table, learnt, {})
-    return Predictor(bundle, forward, limits=steps.limits_of(settings), repair=settings.repair)
+    with tempfile.TemporaryDirectory() as states:
+        adapted, tested = steps.adapt(looked, catalog, table, learnt, Path(states) / "fit", started)
+    bundle = steps.make_bundle(looked, catalog, table, learnt, {}, tuned=adapted.tuned)
+    return Predictor(
+        bundle, forward if tested is None else tested[0], limits=steps.limits_of(settings), repair=settings.repair
+    )
+
+
+@dataclass(frozen=True)
+class Previewed:
+    """A page of augmented pictures.
+
+    Attributes:
+        path: where it lies.
+        summary: a line for a person.
+        notes: what was skipped, and why.
+    """
+
+    path: Path
+    summary: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def augment_preview(
+    data: str | Path,
+    *,
+    output: str | Path = "augment-preview.html",
+    count: int = 24,
+    watcher: Watcher | None = None,
+    **options: object,
+) -> Previewed:
+    """A page that shows a few pictures as the network sees them in training: the plain square and augmented views.
+
+    Args:
+        data: folder of labelled pictures.
+        output: the page; a file that is there is replaced.
+        count: about how many pictures, 1 to `preview.LARGEST`.
+        watcher: told how it goes on.
+        options: fields of `Settings`: backbone, architecture, fit, aa, crop_scale, hflip, vflip, reprob, seed.
+
+    Raises:
+        GraftageError: something that the user can mend.
+    """
+    settings, path = _settings(data, options), preview.page_file(output, data)
+    preview.require_count(count)
+    journal = Journal(watcher or Silent())
+    with journal.stage("choose pictures and augment them"):
+        preprocess, augment = preview.preprocess_of(settings), preview.augment_of(settings)
+        show = preview.shower(preprocess, augment, settings)
+        shown = preview.choose(labelled(Path(data)), show, count=count, seed=settings.seed)
+    for note in shown.notes:
+        journal.note(note)
+    preview.write(preview.page(shown, preprocess, augment, settings), path)
+    return Previewed(path, (f"{shown.said}, {preview.VIEWS} views of each; {path}",), shown.notes)
 
 
 def _settings(data: str | Path | Settings, options: Mapping[str, object]) -> Settings:

@@ -20,9 +20,15 @@ class Watcher(Protocol):
     def note(self, text: str) -> None:
         """Something that a person should read."""
 
+    def row(self, text: str) -> None:
+        """A line of a table that grows: an epoch, or the plan."""
+
 
 class Silent:
     """A watcher that does nothing."""
+
+    def row(self, text: str) -> None:
+        """Nothing."""
 
     def stage(self, name: str) -> None:
         """Nothing."""
@@ -72,6 +78,15 @@ class Journal:
             self.notes.append(text)
             self._write(event="note", text=text)
             self.watcher.note(text)
+
+    def log(self, **fields: object) -> None:
+        """Something for the log alone."""
+        self._write(**fields)
+
+    def row(self, text: str, **fields: object) -> None:
+        """A line for a person, and what it tells as fields for the log."""
+        self._write(event="row", text=text, **fields)
+        self.watcher.row(text)
 
     def _write(self, **fields: object) -> None:
         if self._path is not None:

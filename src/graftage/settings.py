@@ -5,11 +5,57 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Self, get_type_hints
+from types import UnionType
+from typing import Any, Self, get_args, get_type_hints
 
 from graftage.errors import OptionError
 
 FITS = ("auto", "crop", "squash", "pad")
+RECIPES = ("auto", "linear", "classic", "tail", "full", "lora", "norm", "scratch")
+METRICS = ("accuracy", "balanced_accuracy", "macro_f1")
+
+# What each choice may be; "" leaves it to graftage.
+_CHOICES = {
+    "fit": FITS,
+    "recipe": RECIPES,
+    "metric": METRICS,
+    "opt": ("", "adamw", "adam", "sgd"),
+    "aa": ("", "none", "classic", "crop", "trivial"),
+    "amp": ("auto", "none", "bfloat16", "float16"),
+    "bn": ("", "frozen", "batch"),
+    "balance": ("", "none", "weights", "sampling"),
+}
+INFINITE = float("inf")
+# Least and largest value of every number, both allowed; None, where a field may be None, leaves it to graftage.
+RANGES = {
+    "seed": (0, INFINITE),
+    "workers": (0, INFINITE),
+    "max_bytes": (1, INFINITE),
+    "max_pixels": (1, INFINITE),
+    "epochs": (1, 10_000),
+    "batch_size": (1, 65_536),
+    "lr": (1e-8, 10.0),
+    "head_lr": (1e-8, 10.0),
+    "weight_decay": (0.0, 1.0),
+    "momentum": (0.0, 0.999),
+    "layer_decay": (0.1, 1.0),
+    "warmup": (0.0, 0.9),
+    "clip_grad": (0.0, 1e6),
+    "smoothing": (0.0, 0.9),
+    "mixup": (0.0, 10.0),
+    "cutmix": (0.0, 10.0),
+    "drop_path": (0.0, 0.9),
+    "model_ema_decay": (0.0, 0.99999),
+    "patience": (0.0, 1.0),
+    "crop_scale": (0.05, 1.0),
+    "hflip": (0.0, 1.0),
+    "vflip": (0.0, 1.0),
+    "reprob": (0.0, 1.0),
+    "views": (0, 64),
+    "tail_share": (0.0, 1.0),
+    "lora_rank": (1, 1024),
+}
+_UNITS = {"s": 1, "m": 60, "h": 3600, "": 1}
 
 
 @dataclass(frozen=True)
@@ -32,6 +78,13 @@ class Settings:
         max_bytes: largest file accepted.
         max_pixels: largest picture accepted.
         overwrite: replace a run that is already in `output`.
+        recipe: how the network is adapted: "auto", "linear", "classic", "tail", "full", "lora", "norm" or "scratch".
+        budget: time for the whole run, such as "30s", "10m" or "2h"; "" takes as long as the plan needs.
+        metric: what is to be good: "accuracy", "balanced_accuracy" or "macro_f1"; the latter two balance the classes.
+        resume: go on with the interrupted run of the same command.
+        track: loggers beside log.jsonl: "tensorboard", "wandb", "mlflow", joined by commas.
+        epochs … torchcompile: hyperparameters of fine-tuning, see `learn.defaults.Recipe`; None or "" takes the default
+            for the network's family and the data's size.
     """
 
     data: str
@@ -49,25 +102,70 @@ class Settings:
     max_bytes: int = 256 * 2**20
     max_pixels: int = 178_956_970
     overwrite: bool = False
+    recipe: str = "auto"
+    budget: str = ""
+    metric: str = "accuracy"
+    resume: bool = False
+    track: str = ""
+    epochs: int | None = None
+    batch_size: int | None = None
+    opt: str = ""
+    lr: float | None = None
+    head_lr: float | None = None
+    weight_decay: float | None = None
+    momentum: float | None = None
+    layer_decay: float | None = None
+    warmup: float | None = None
+    clip_grad: float | None = None
+    smoothing: float | None = None
+    mixup: float | None = None
+    cutmix: float | None = None
+    drop_path: float | None = None
+    model_ema_decay: float | None = None
+    patience: float | None = None
+    aa: str = ""
+    crop_scale: float | None = None
+    hflip: float | None = None
+    vflip: float | None = None
+    reprob: float | None = None
+    views: int | None = None
+    tail_share: float | None = None
+    lora_rank: int | None = None
+    balance: str = ""
+    bn: str = ""
+    amp: str = "auto"
+    torchcompile: bool = False
 
     def __post_init__(self) -> None:
         types = get_type_hints(type(self))
         for field in fields(self):
-            value = getattr(self, field.name)
-            if type(value) is not types[field.name]:
-                raise OptionError(f"{field.name} must be {_kind(types[field.name])}, got {value!r}")
+            value, wanted = getattr(self, field.name), _kinds(types[field.name])
+            if type(value) is int and float in wanted:
+                object.__setattr__(self, field.name, float(value))  # a whole number in a config file is one, too
+            elif type(value) not in wanted:
+                raise OptionError(f"{field.name} must be {_kind(wanted[0])}, got {value!r}")
         if not self.data:
             raise OptionError("data must name a folder of pictures")
-        if self.fit not in FITS:
-            raise OptionError(f"fit must be one of {', '.join(FITS)}, got {self.fit!r}")
-        for name in ("seed", "workers"):
-            if getattr(self, name) < 0:
-                raise OptionError(f"{name} must be 0 or more, got {getattr(self, name)}")
-        for name in ("max_bytes", "max_pixels"):
-            if getattr(self, name) < 1:
-                raise OptionError(f"{name} must be 1 or more, got {getattr(self, name)}")
+        for name, allowed in _CHOICES.items():
+            _require_choice(name, getattr(self, name), allowed)
+        for name, (low, high) in RANGES.items():
+            _require_range(name, getattr(self, name), low, high)
+        self.seconds()
         self.test_share()
         self.fold_plan()
+
+    def seconds(self) -> float | None:
+        """The budget in seconds, None if there is none."""
+        if not self.budget:
+            return None
+        number, unit = self.budget.rstrip("smh"), self.budget[len(self.budget.rstrip("smh")) :]
+        try:
+            seconds = float(number) * _UNITS[unit]
+        except (ValueError, KeyError):
+            seconds = -1.0
+        if not 0 < seconds < float("inf"):
+            raise OptionError(f"budget must be a time such as 30s, 10m or 2h, got {self.budget!r}")
+        return seconds
 
     def test_share(self) -> float | None:
         """Share to lock away: None for "auto", 0 for "none"."""
@@ -96,7 +194,11 @@ class Settings:
     def to_toml(self) -> str:
         """The text of `config.toml`; `from_toml` reads it back to the same settings."""
         head = "# Repeats this run: graftage train -c config.toml\n"
-        return head + "".join(f"{field.name} = {_literal(getattr(self, field.name))}\n" for field in fields(self))
+        return head + "".join(
+            f"{field.name} = {_literal(getattr(self, field.name))}\n"
+            for field in fields(self)
+            if getattr(self, field.name) is not None
+        )
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, object], *, source: str) -> Self:
@@ -123,15 +225,43 @@ def read_config(path: Path) -> dict[str, object]:
         raise OptionError(f"{path}: not a valid TOML file ({error})") from error
 
 
-def _kind(hint: object) -> str:
-    return {str: "text", int: "a whole number", bool: "true or false"}[hint if isinstance(hint, type) else str]
+def _kinds(hint: object) -> tuple[type, ...]:
+    """The types that a field may have, the one that is not None first."""
+    return get_args(hint) if isinstance(hint, UnionType) else (hint if isinstance(hint, type) else str,)
+
+
+def plain_type(hint: object) -> type:
+    """The type of a field's values where it is not None."""
+    return _kinds(hint)[0]
+
+
+def _kind(wanted: type) -> str:
+    return {str: "text", int: "a whole number", float: "a number", bool: "true or false"}[wanted]
+
+
+def _require_choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value in allowed:
+        return
+    near = get_close_matches(value, allowed, n=1)
+    hint = f" (did you mean {near[0]}?)" if near and near[0] else ""
+    raise OptionError(f"{name} must be one of {', '.join(a for a in allowed if a)}, got {value!r}{hint}")
+
+
+def _require_range(name: str, value: float | None, low: float, high: float) -> None:
+    if value is None or low <= value <= high:
+        return
+    if high == INFINITE:
+        raise OptionError(f"{name} must be {low} or more, got {value}")
+    raise OptionError(
+        f"{name} must be {low:g} to {high:g}, got {value}; the nearest allowed is {min(max(value, low), high):g}"
+    )
 
 
 def _literal(value: object) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
-    if isinstance(value, int):
-        return str(value)
+    if isinstance(value, int | float):
+        return repr(value)
     return '"' + "".join(_escaped(character) for character in str(value)) + '"'
 
 

@@ -1,6 +1,5 @@
 """The steps of a training run, one function each, in the order in which `pipeline` calls them."""
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -9,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from graftage import outcome, story
+from graftage import outcome, story, tuning
 from graftage.data.catalog import Catalog, Entry, require_learnable, scan
 from graftage.data.decode import Limits, decode
 from graftage.data.sources import labelled, read
@@ -30,7 +29,9 @@ from graftage.measure.selection import Trials, bbc, corrected_scores
 from graftage.progress import Journal
 from graftage.serve.bundle import Bundle
 from graftage.settings import Settings
+from graftage.states import States, folder_of
 from graftage.story import Measured
+from graftage.tuning import Adapted, Tuned
 
 Ints = NDArray[np.int64]
 
@@ -336,22 +337,80 @@ def learn(table: Table, fit: Fit, split: Partition, seed: int, journal: Journal)
         return Learnt(searched, trial, fit_head(table.X, table.y, trial.candidate, seed=seed), held, fit)
 
 
-def measure(table: Table, learnt: Learnt, others: Others, seed: int, journal: Journal) -> Measured:
-    """What the head is worth: on the test pictures if there are any, else by its held-out logits."""
+def adapt(
+    looked: Looked, catalog: Catalog, table: Table, learnt: Learnt, final: Path, started: float
+) -> tuple[Adapted, tuple[Forward, NDArray[np.float32]] | None]:
+    """The recipe carried out; where a tuned network ships, also its engine and its features of the test pictures."""
+    states = States(folder_of(final))
+    settings = looked.settings
+    pictures = tuning.ground_pictures(catalog, table.train, looked.backbone, learnt.fit, settings)
+    ground = tuning.Ground(
+        settings=settings,
+        backbone=looked.backbone,
+        forward=looked.forward,
+        journal=looked.journal,
+        pictures=pictures,
+        X=table.X,
+        y=table.y,
+        held=learnt.held[0],
+        classes=table.classes,
+        searched=learnt.searched,
+        head=learnt.trial,
+        fit=learnt.fit,
+        whole=not len(table.test),
+        started=started,
+    )
+    adapted = tuning.adapt(ground, states)
+    return adapted, None if adapted.tuned is None else _tuned_features(
+        looked, catalog, table, learnt.fit, adapted.tuned
+    )
+
+
+def _tuned_features(
+    looked: Looked, catalog: Catalog, table: Table, fit: Fit, tuned: Tuned
+) -> tuple[Forward, NDArray[np.float32]]:
+    """The tuned network as it will answer: its engine, and by it the features of the test pictures (t, D)."""
+    with looked.journal.stage("prepare the tuned network"):
+        device = choose_device(looked.settings.device)
+        forward = open_forward(
+            tuned.backbone, tuned.backbone.preprocess, device=device, precision="float32", weights=tuned.weights
+        )
+    for notice in forward.notices:
+        looked.journal.note(notice)
+    own = replace(looked, backbone=tuned.backbone, forward=forward)
+    _, _, (T,) = own.features(catalog, table.test, [fit])
+    return forward, T
+
+
+def measure(
+    table: Table,
+    learnt: Learnt,
+    others: Others,
+    seed: int,
+    journal: Journal,
+    *,
+    tuned: Tuned | None = None,
+    T: NDArray[np.float32] | None = None,
+) -> Measured:
+    """What is shipped is worth: on the test pictures if there are any, else by its held-out logits."""
     with journal.stage("measure"):
         if len(table.test):
-            return _on_test(table, learnt, seed)
-        return _cross_validated(table, learnt, others, seed)
+            return _on_test(table, learnt, seed, tuned=tuned, T=T)
+        return _cross_validated(table, learnt, others, seed, tuned=tuned)
 
 
-def _on_test(table: Table, learnt: Learnt, seed: int) -> Measured:
+def _on_test(
+    table: Table, learnt: Learnt, seed: int, *, tuned: Tuned | None, T: NDArray[np.float32] | None
+) -> Measured:
     classes, n_classes = table.classes, len(table.classes)
-    p = softmax(learnt.head.logits(table.T) / learnt.trial.temperature)
+    head = softmax(learnt.head.logits(table.T) / learnt.trial.temperature)
+    p = head if tuned is None or T is None else tuning.probabilities(tuned, T)
     scores = score(p, table.z, classes=classes, groups=table.test_groups, rng=np.random.default_rng([seed, 4]))
     k = defaults.neighbours(len(table.y), n_classes)
     simple = {
         "majority class": majority(table.y, len(table.z), n_classes),
         f"{k} nearest neighbours": knn_probabilities(table.X, table.y, table.T, k=k, n_classes=n_classes),
+        **({} if tuned is None else {"head on frozen features": head}),
     }
     shown = story.baselines(simple, p, table.z, table.test_groups, classes=classes, seed=seed)
     how = story.explain_test(table.kind, len(table.z), len(table.y))
@@ -359,12 +418,14 @@ def _on_test(table: Table, learnt: Learnt, seed: int) -> Measured:
     return Measured(table.test, table.z, p, scores, how, table.test_groups, shown, trials, len(table.y))
 
 
-def _cross_validated(table: Table, learnt: Learnt, others: Others, seed: int) -> Measured:
+def _cross_validated(table: Table, learnt: Learnt, others: Others, seed: int, *, tuned: Tuned | None) -> Measured:
     classes, n_classes = table.classes, len(table.classes)
-    p = softmax(learnt.searched.logits[learnt.trial.candidate.family] / learnt.trial.temperature)
+    head = softmax(learnt.searched.logits[learnt.trial.candidate.family] / learnt.trial.temperature)
+    p = head if tuned is None or tuned.logits is None else softmax(tuned.logits / tuned.trial.temperature)
     plain = score(p, table.y, classes=classes, groups=table.groups, rng=np.random.default_rng([seed, 4]))
     same = np.array_equal(others.rows, table.train)
-    trials = (*(others.trials if same else ()), *learnt.searched.trials)
+    own = () if tuned is None else (tuned.trial, *tuned.others)
+    trials = (*(others.trials if same else ()), *learnt.searched.trials, *own)
     columns = Trials(
         np.stack([t.losses for t in trials], axis=1),
         np.stack([t.predicted for t in trials], axis=1).astype(np.int64),
@@ -375,63 +436,35 @@ def _cross_validated(table: Table, learnt: Learnt, others: Others, seed: int) ->
     simple = {
         "majority class": majority(table.y, len(table.y), n_classes),
         f"{k} nearest neighbours": held_out_knn(table.X, table.y, learnt.held[0], k=k, n_classes=n_classes),
+        **({} if tuned is None else {"head on frozen features": head}),
     }
     shown = story.baselines(simple, p, table.y, table.groups, classes=classes, seed=seed)
     how = story.explain_folds(learnt.held, len(trials))
     scores = corrected_scores(plain, corrected)
-    listed = story.tried(trials, learnt.trial, table.y)
+    listed = story.tried(trials, learnt.trial if tuned is None else tuned.trial, table.y)
     return Measured(table.train, table.y, p, scores, how, table.groups, shown, listed, len(table.y), apart=False)
 
 
-def make_bundle(looked: Looked, catalog: Catalog, table: Table, learnt: Learnt, scores: Mapping[str, object]) -> Bundle:
+def make_bundle(
+    looked: Looked,
+    catalog: Catalog,
+    table: Table,
+    learnt: Learnt,
+    scores: Mapping[str, object],
+    *,
+    tuned: Tuned | None = None,
+) -> Bundle:
     """Everything that the model file holds."""
+    backbone = looked.backbone if tuned is None else tuned.backbone
     return Bundle(
         classes=catalog.classes,
-        preprocess=looked.backbone.preprocess.with_fit(learnt.fit),
-        backbone=looked.backbone.info,
-        weights=prepared_weights(looked.backbone, looked.backbone.preprocess),
-        head=learnt.head,
-        temperature=learnt.trial.temperature,
+        preprocess=backbone.preprocess.with_fit(learnt.fit),
+        backbone=backbone.info if tuned is None else replace(backbone.info, precision="float32"),
+        weights=prepared_weights(backbone, backbone.preprocess) if tuned is None else tuned.weights,
+        head=learnt.head if tuned is None else tuned.head,
+        temperature=learnt.trial.temperature if tuned is None else tuned.trial.temperature,
         scores=scores,
         data=outcome.fingerprint(catalog, table.train),
         settings=outcome.portable(looked.settings),
         versions=outcome.versions(),
     )
-
-
-def evaluated_rows(found: Catalog, bundle: Bundle, journal: Journal) -> tuple[Catalog, list[int]]:
-    """The catalog in the model's own class order, and the entries to measure on."""
-    catalog = _with_classes(found, bundle.classes)
-    parts = {entry.split for entry in catalog.entries}
-    part = next((p for p in ("test", "val") if p in parts), None)
-    if part:
-        journal.note(f"measured on the {part} folder alone")
-        for i in [i for i in catalog.usable if catalog.entries[i].split != part]:
-            catalog = catalog.reject(i, f"not in the {part} folder")
-    known = outcome.known_digests(bundle)
-    rows = catalog.usable
-    seen = [i for i in rows if outcome.short(catalog.entries[i].digest) in known]
-    for i in seen:
-        catalog = catalog.reject(i, "the model was trained on it")
-    if seen:
-        journal.note(f"{len(seen):,} of {len(rows):,} pictures were trained on; they are left out of the scores")
-    return catalog, [i for i in rows if catalog.entries[i].status != "rejected"]
-
-
-def why_left_out(catalog: Catalog) -> str:
-    """The commonest reasons for which entries were left out, in one line."""
-    reasons = Counter(entry.reason for entry in catalog.entries)
-    return "; ".join(f"{count:,} left out: {reason}" for reason, count in reasons.most_common(5))
-
-
-def _with_classes(catalog: Catalog, classes: tuple[str, ...]) -> Catalog:
-    places = {name: k for k, name in enumerate(classes)}
-    changed: dict[int, Entry] = {}
-    for entry in catalog.entries:
-        name = catalog.classes[entry.label] if entry.label >= 0 else ""
-        if entry.label >= 0 and name not in places:
-            reason = entry.reason if entry.status == "rejected" else "the model does not know this class"
-            changed[entry.index] = replace(entry, label=-1, status="rejected", reason=reason)
-        elif entry.label >= 0:
-            changed[entry.index] = replace(entry, label=places[name])
-    return replace(catalog.with_entries(changed), classes=classes)

@@ -16,13 +16,14 @@ from graftage.data.checks import Problem
 from graftage.data.decode import Limits, decode
 from graftage.data.sources import read
 from graftage.errors import PictureError
-from graftage.learn.search import FAMILIES, Candidate, Trial
+from graftage.learn.search import Candidate, Trial
 from graftage.measure.calibration import reliability
 from graftage.measure.compare import paired
 from graftage.measure.scores import Scores, score
 from graftage.report.page import Baseline, Left, Report, Shot
 from graftage.serve.bundle import Bundle
 from graftage.settings import Settings
+from graftage.tuning import Adapted
 
 Ints = NDArray[np.int64]
 
@@ -37,6 +38,7 @@ FAMILY_NAMES = {
     "arc-cosine": "arc-cosine kernel",
     "gaussian": "gaussian kernel",
     "blend": "blend",
+    "tuned": "tuned network",
 }
 
 
@@ -85,6 +87,7 @@ class Outcome:
     measured: Measured
     timing: tuple[tuple[str, float], ...] = field(default=())
     notes: tuple[str, ...] = field(default=())
+    adapted: Adapted | None = None
 
 
 def baselines(
@@ -141,7 +144,7 @@ def tried(trials: Sequence[Trial], chosen: Trial, y: Ints) -> tuple[tuple[str, f
         key = trial.candidate.fit, trial.candidate.family
         if key not in best or trial.log_loss < best[key].log_loss:
             best[key] = trial
-    ordered = sorted(best.values(), key=lambda t: (t.candidate.fit, FAMILIES.index(t.candidate.family)))
+    ordered = sorted(best.values(), key=lambda t: (t.candidate.fit, list(FAMILY_NAMES).index(t.candidate.family)))
     return tuple((head_name(t.candidate), t.log_loss, t.accuracy(y), t is chosen) for t in ordered)
 
 
@@ -150,6 +153,8 @@ def head_name(candidate: Candidate) -> str:
     if candidate.family == "blend":
         kinds = " and ".join(FAMILY_NAMES[part.family] for part, _ in candidate.parts)
         return f"{candidate.fit}, mean of {kinds}"
+    if candidate.family == "tuned":
+        return f"{candidate.fit}, tuned network, {100 * candidate.penalty:g} % of the way from its head's weights"
     return f"{candidate.fit}, {FAMILY_NAMES[candidate.family]}, {candidate.transform} features"
 
 
@@ -184,6 +189,8 @@ def summary(outcome: Outcome, folder: Path) -> tuple[str, ...]:
         f"log-loss            {s.log_loss.number()}",
     ]
     lines += [_against(baseline) for baseline in outcome.measured.baselines]
+    if outcome.adapted is not None and outcome.settings.recipe != "linear":
+        lines += [f"shipped             {shipped(outcome.adapted)}"]
     lines += [f"measured            {_measured_on(outcome.measured)}"]
     lines += [f"note                {notice}" for notice in notices(outcome)]
     return (
@@ -191,6 +198,12 @@ def summary(outcome: Outcome, folder: Path) -> tuple[str, ...]:
         f"report              {folder / 'report.html'}",
         f"model               {folder / 'model.safetensors'}",
     )
+
+
+def shipped(adapted: Adapted) -> str:
+    """What ships, and why."""
+    what = "the head on frozen features" if adapted.tuned is None else f"recipe {adapted.shipped}"
+    return f"{what}: {adapted.reason}"
 
 
 def _against(baseline: Baseline) -> str:
@@ -227,7 +240,7 @@ def report(outcome: Outcome, *, size: int) -> Report:
         reliability=reliability(measured.probabilities, measured.y, bins=15 if len(measured.y) >= 300 else 5),
         trials=measured.tried,
         timing=outcome.timing,
-        model=_model_facts(outcome.bundle, size),
+        model={**_model_facts(outcome.bundle, size), **_recipe_facts(outcome.adapted)},
         usage=_usage(),
         notes=notices(outcome),
     )
@@ -261,6 +274,7 @@ def _data_facts(outcome: Outcome) -> dict[str, str]:
 def _model_facts(bundle: Bundle, size: int) -> dict[str, str]:
     backbone, head = bundle.backbone, bundle.head
     parts = [] if head.kernel and not head.weights.any() else ["linear layer"]
+    parts = [f"hidden layer of {head.weights.shape[1]:,} and linear layer"] if head.hidden is not None else parts
     parts += [f"{head.kernel} kernel on {len(head.support):,} kept pictures"] if head.kernel else []
     return {
         "backbone": f"{backbone.id} ({backbone.architecture}), {backbone.parameters / 1e6:.1f} M parameters",
@@ -274,6 +288,10 @@ def _model_facts(bundle: Bundle, size: int) -> dict[str, str]:
         "size": f"{size / 2**20:.1f} MiB",
         **{f"version of {name}": version for name, version in bundle.versions.items()},
     }
+
+
+def _recipe_facts(adapted: Adapted | None) -> dict[str, str]:
+    return {} if adapted is None else {"recipe that ships": f"{adapted.shipped}: {adapted.reason}"}
 
 
 def _usage() -> tuple[tuple[str, str], ...]:

@@ -67,6 +67,15 @@ class Terminal(Watcher):
         """A line that stays."""
         self._console.print(f"note: {text}", markup=False, highlight=False, soft_wrap=True)
 
+    def row(self, text: str) -> None:
+        """A line of a table, above the bar."""
+        if self._quiet:
+            return
+        if self._live:
+            self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+        else:
+            print(text, file=sys.stderr, flush=True)
+
     def _end(self) -> None:
         if not self._name:
             return

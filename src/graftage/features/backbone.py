@@ -3,14 +3,15 @@
 ```
 bundled/efficientnet_lite0      in a package that graftage depends on: nothing to download (also _lite1, _lite2)
 timm/resnet50.a1_in1k           any timm model, weights from the hub or its local cache
+keras/VGG16                     any of Keras' image classifiers, weights from Keras' cache (see keras_networks)
 path/to/weights.safetensors     a local .safetensors, .pth, .pt or .bin file, with the architecture's timm name
+path/to/x.weights.h5            a local .h5 or .keras file, with the architecture keras/NAME
 ```
 
-Weights are read with `weights_only=True` or by safetensors: no code in them is ever run.
+Weights are read with `weights_only=True`, by safetensors or as plain arrays: no code in them is ever run.
 """
 
 import difflib
-import hashlib
 import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -22,52 +23,28 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 
 from graftage.errors import BackboneError
+from graftage.features.facts import Backbone as Backbone
+from graftage.features.facts import BackboneInfo as BackboneInfo
+from graftage.features.facts import Weights as Weights
+from graftage.features.facts import file_hash as file_hash
+from graftage.features.facts import require_same
+from graftage.features.keras_networks import (
+    SUFFIXES,
+    build_keras,
+    find_keras,
+    flat_width,
+    is_keras,
+    read_keras_weights,
+)
 from graftage.features.preprocess import Preprocess
 
 if TYPE_CHECKING:
     import torch
 
-Weights = dict[str, NDArray[np.generic]]
-
 DEFAULT = "bundled/efficientnet_lite0"
 _PICKLED = (".pth", ".pt", ".bin")
 _HALF = (0.5, 0.5, 0.5)
-
-
-@dataclass(frozen=True)
-class BackboneInfo:
-    """What is known of a pretrained network without building it; part of the model file.
-
-    Attributes:
-        id: as the user typed it.
-        architecture: timm's name, from which the module is built.
-        features: width D of the feature vector.
-        input_size: side of the square it was pretrained on, pixels.
-        weights_sha256: hash of the file that the weights came from, 64 hex digits.
-        licence: of the weights, an SPDX name where known, else "unknown".
-        pretraining: the data the weights were learnt from, as far as known.
-        parameters: number of parameters without the original classifier.
-        precision: "float32" or "bfloat16": how features were computed for the head that goes with it.
-    """
-
-    id: str
-    architecture: str
-    features: int
-    input_size: int
-    weights_sha256: str
-    licence: str
-    pretraining: str
-    parameters: int
-    precision: str = "float32"
-
-
-@dataclass(frozen=True)
-class Backbone:
-    """A pretrained network that is at hand: its facts, its own preprocessing and the file with its weights."""
-
-    info: BackboneInfo
-    preprocess: Preprocess
-    file: Path
+OUTPUTS = ("pooled", "flat")
 
 
 @dataclass(frozen=True)
@@ -128,7 +105,7 @@ def find(backbone_id: str, *, architecture: str | None = None) -> Backbone:
 
     Args:
         backbone_id: see the top of this file.
-        architecture: timm's name, for a local file whose own name does not tell it.
+        architecture: timm's name or keras/NAME, for a local file whose own name does not tell it.
 
     Raises:
         BackboneError: unknown id, or weights that are neither here nor to be had; says what to download, to where.
@@ -137,13 +114,15 @@ def find(backbone_id: str, *, architecture: str | None = None) -> Backbone:
         return _bundled(backbone_id, BUNDLED[backbone_id])
     if backbone_id.startswith("timm/"):
         return _from_hub(backbone_id)
+    if is_keras(backbone_id) or is_keras(architecture or "") or Path(backbone_id).suffix in SUFFIXES:
+        return find_keras(backbone_id, architecture)
     if Path(backbone_id).suffix in (*_PICKLED, ".safetensors") or Path(backbone_id).exists():
         return _local(backbone_id, architecture)
     near = difflib.get_close_matches(backbone_id, BUNDLED, n=1, cutoff=0.4)
     hint = f" Did you mean {near[0]}?" if near else ""
     raise BackboneError(
         f"backbone {backbone_id!r} is none of the kinds graftage knows: {', '.join(BUNDLED)}, timm/NAME.TAG, "
-        f"or a path to a .safetensors or .pth file.{hint}"
+        f"keras/NAME, or a path to a .safetensors, .pth, .h5 or .keras file.{hint}"
     )
 
 
@@ -153,11 +132,49 @@ def read_weights(backbone: Backbone) -> Weights:
     Raises:
         BackboneError: the file is damaged or its tensors do not fit the architecture (the first that differ are named).
     """
+    if is_keras(backbone.info.architecture):
+        return read_keras_weights(backbone)
     state = _read_state(backbone.file)
     if backbone.info.id in BUNDLED:
         full = _create(backbone.info.architecture, num_classes=1000).state_dict()
         state = dict(zip(full, state.values(), strict=True))  # the packages keep timm's order under their own names
     return _without_classifier(state, backbone)
+
+
+def with_flat_output(backbone: Backbone) -> tuple[Backbone, Weights]:
+    """The same network up to its last map, and the weights that it still needs."""
+    from graftage.features.stages import flattened
+
+    info = backbone.info
+    if is_keras(info.architecture):
+        flat = replace(info, output="flat", features=flat_width(info.architecture))
+        return replace(backbone, info=flat), read_keras_weights(backbone)
+    module = flattened(_create(info.architecture, num_classes=0).eval(), backbone.preprocess.size)
+    kept, weights = list(module.state_dict()), read_weights(backbone)
+    import torch
+
+    with torch.inference_mode():
+        width = int(module(torch.zeros(1, 3, backbone.preprocess.size, backbone.preprocess.size)).shape[1])
+    return (
+        replace(backbone, info=replace(info, output="flat", features=width)),
+        {name: weights[name] for name in kept},
+    )
+
+
+def random_weights(architecture: str, *, seed: int) -> Weights:
+    """The weights with which timm starts the training of a network that knows nothing.
+
+    Raises:
+        BackboneError: a Keras network: its statistics stay as they are (see `build_keras`), so it cannot start anew.
+    """
+    if is_keras(architecture):
+        raise BackboneError(f"{architecture} cannot be trained from scratch here; take the timm network of its kind")
+    import torch
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        module = _create(architecture, num_classes=0)
+    return {name: _array(tensor) for name, tensor in module.state_dict().items()}
 
 
 def search_hub(text: str) -> list[str]:
@@ -177,24 +194,31 @@ def imagenet_classifier(backbone_id: str) -> "torch.nn.Module":
     return trained
 
 
-def build(architecture: str, weights: Mapping[str, NDArray[np.generic]]) -> "torch.nn.Module":
+def build(
+    architecture: str, weights: Mapping[str, NDArray[np.generic]], *, output: str = "pooled"
+) -> "torch.nn.Module":
     """The network without classifier, in evaluation mode: float32 (n, 3, S, S) → (n, D).
 
+    Args:
+        architecture: timm's name, or keras/NAME.
+        weights: by the names of the module.
+        output: "pooled" for the network's own feature vector, "flat" for its last map, flattened.
+
     Raises:
-        BackboneError: `architecture` is not a timm model, or the weights do not fit it.
+        BackboneError: `architecture` is not a timm or Keras model, or the weights do not fit it.
     """
+    if is_keras(architecture):
+        return build_keras(architecture, weights, output)
     module = _create(architecture, num_classes=0)
+    if output == "flat":
+        from graftage.features.stages import flattened
+
+        module = flattened(module.eval(), int(module.pretrained_cfg["input_size"][-1]))
     wanted = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
-    _require_same(wanted, {name: tuple(array.shape) for name, array in weights.items()}, architecture)
+    require_same(wanted, {name: tuple(array.shape) for name, array in weights.items()}, architecture)
     module.load_state_dict(_tensors(weights))
     frozen: torch.nn.Module = module.eval().requires_grad_(False)
     return frozen
-
-
-def file_hash(path: Path) -> str:
-    """SHA-256 of a file, 64 hex digits."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def bundled_path(bundled: Bundled) -> Path | None:
@@ -377,17 +401,5 @@ def _without_classifier(state: Weights, backbone: Backbone) -> Weights:
     heads = module.pretrained_cfg.get("classifier") or ()
     prefixes = tuple(f"{name}." for name in ((heads,) if isinstance(heads, str) else heads))
     kept = {name: array for name, array in state.items() if name in wanted or not name.startswith(prefixes or ("\0",))}
-    _require_same(wanted, {name: tuple(array.shape) for name, array in kept.items()}, str(backbone.file))
+    require_same(wanted, {name: tuple(array.shape) for name, array in kept.items()}, str(backbone.file))
     return {name: kept[name] for name in wanted}
-
-
-def _require_same(wanted: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]], what: str) -> None:
-    if wanted == found:
-        return
-    missing = [f"{n} {s} is missing" for n, s in wanted.items() if n not in found]
-    extra = [f"{n} {s} is not expected" for n, s in found.items() if n not in wanted]
-    shapes = [f"{n} is {found[n]}, expected {s}" for n, s in wanted.items() if n in found and found[n] != s]
-    faults = shapes + missing + extra
-    raise BackboneError(
-        f"{what}: the weights do not fit the network; {len(faults)} tensors differ, first {'; '.join(faults[:3])}"
-    )

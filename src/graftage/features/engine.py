@@ -27,12 +27,15 @@ from graftage.errors import OptionError
 from graftage.features.backbone import Backbone, Weights, build, read_weights
 from graftage.features.cache import appearing, cache_root, ready, write_whole
 from graftage.features.graph import Damaged, Precision, Refused, Requests, convert
+from graftage.features.keras_networks import is_keras, keras_version
 from graftage.features.preprocess import Preprocess
 
 if TYPE_CHECKING:
     import torch
 
-Device = Literal["auto", "cpu", "cuda"]
+    from graftage.features.stages import Cut
+
+Device = Literal["auto", "cpu", "cuda", "mps"]
 
 FLOAT32_TOLERANCE = 1e-3  # largest relative error ‖engine − torch‖ / ‖torch‖ of a picture's features
 BFLOAT16_COSINE = 0.999  # smallest mean cosine between bfloat16 and float32 features
@@ -117,10 +120,10 @@ def choose_precision(wanted: str) -> Precision:
 
 def choose_device(wanted: str) -> Literal["cpu", "cuda"]:
     """ "auto" → a CUDA device if PyTorch sees one. Raises OptionError if "cuda" is asked for and is not there."""
-    if wanted == "cpu":
+    if wanted in ("cpu", "mps"):  # frozen networks run faster through OpenVINO than on Apple's GPUs; tuning uses them
         return "cpu"
     if wanted not in ("auto", "cuda"):
-        raise OptionError(f"device must be auto, cpu or cuda, got {wanted!r}")
+        raise OptionError(f"device must be auto, cpu, cuda or mps, got {wanted!r}")
     if wanted == "auto" and not _nvidia_driver():
         return "cpu"  # answered without the seconds that importing PyTorch takes
     import torch
@@ -144,6 +147,7 @@ def open_forward(
     precision: str = "auto",
     sample: Callable[[], NDArray[np.uint8]] | None = None,
     weights: Weights | None = None,
+    cut: "Cut | None" = None,
 ) -> Forward:
     """The fastest trusted engine for `backbone` on this machine.
 
@@ -154,13 +158,14 @@ def open_forward(
         precision: "auto", "float32" or "bfloat16".
         sample: gives some of the user's own squares, uint8 (m, S, S, 3); called only if a new graph must be checked.
         weights: use these instead of reading the backbone's file.
+        cut: stop there: the "features" are the flattened activations before the cut.
 
     Raises:
         OptionError: a device or precision that is not to be had.
         BackboneError: weights that cannot be read or do not fit.
         StoreError: the cache folder cannot be written.
     """
-    network = _network(backbone, preprocess, weights)
+    network = replace(_network(backbone, preprocess, weights), cut=cut)
     if choose_device(device) == "cuda":
         return _torch_forward(network, "cuda")
     kind = choose_precision(precision)
@@ -169,7 +174,9 @@ def open_forward(
     except Refused as refusal:
         reason = str(refusal)
     if kind == "bfloat16":
-        plain = open_forward(backbone, preprocess, device="cpu", precision="float32", sample=sample, weights=weights)
+        plain = open_forward(
+            backbone, preprocess, device="cpu", precision="float32", sample=sample, weights=weights, cut=cut
+        )
         return replace(plain, notices=(f"features are computed in float32: {reason}", *plain.notices))
     return _torch_forward(network, "cpu", notices=(f"running on plain PyTorch, several times slower: {reason}",))
 
@@ -180,6 +187,12 @@ class _Network:
     preprocess: Preprocess
     weights: Weights | None
     content: str  # hash of the weights themselves, 64 hex digits
+    cut: "Cut | None" = None
+
+    @property
+    def width(self) -> int:
+        """Numbers that it gives for each picture."""
+        return self.cut.width if self.cut else self.backbone.info.features
 
     @property
     def squares_shape(self) -> tuple[int, int, int]:
@@ -204,16 +217,25 @@ class _Network:
                 features: torch.Tensor = self.body(chw * self.scale + self.shift)
                 return features
 
-        body = build(self.backbone.info.architecture, self.state())
+        info = self.backbone.info
+        body = build(info.architecture, self.state(), output=info.output)
+        if self.cut:
+            from graftage.features.stages import before_cut
+
+            body = before_cut(body, self.cut)
         return Normalised(body, *self.preprocess.scale_and_shift()).eval()
 
     def state(self) -> Weights:
         return self.weights if self.weights is not None else read_weights(self.backbone)
 
     def key(self, engine: str) -> str:
-        shape = [self.backbone.info.architecture, self.content, self.preprocess.size]
+        info = self.backbone.info
+        shape: list[object] = [info.architecture, self.content, self.preprocess.size]
+        shape += [info.output] if info.output != "pooled" else []
+        shape += [self.cut.unit] if self.cut else []
         normal = [self.preprocess.mean, self.preprocess.std]
         made_by = [_GRAPH_FORMAT, engine, version("openvino"), version("timm"), version("torch")]
+        made_by += [keras_version()] if is_keras(info.architecture) else []
         return hashlib.sha256(json.dumps([shape, normal, made_by]).encode()).hexdigest()[:24]
 
     def folder(self) -> Path:
@@ -362,7 +384,7 @@ def _check_on_pictures(network: _Network, module: "torch.nn.Module", graph: Path
 def _compile(network: _Network, graph: Path, precision: Precision) -> Forward:
     name = f"openvino-{precision}"
     run = Requests(graph, precision, streams=cores())
-    return Forward(name, network.key(name), network.backbone.info.features, 1, run)
+    return Forward(name, network.key(name), network.width, 1, run)
 
 
 def _torch_forward(network: _Network, device: Literal["cpu", "cuda"], notices: tuple[str, ...] = ()) -> Forward:
@@ -372,7 +394,7 @@ def _torch_forward(network: _Network, device: Literal["cpu", "cuda"], notices: t
     batch = _CUDA_BATCH if device == "cuda" else 1
     name = f"torch-{device}-float32"
     run = _TorchBatches(module, batch, device)
-    return Forward(name, network.key(name), network.backbone.info.features, batch, run, notices)
+    return Forward(name, network.key(name), network.width, batch, run, notices)
 
 
 class _TorchBatches:

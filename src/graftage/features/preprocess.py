@@ -92,6 +92,13 @@ class Preprocess:
             return np.repeat(out[:, :, None], 3, axis=2)  # (S, S) → (S, S, 3)
         return out
 
+    def resized(
+        self, image: Image.Image, box: tuple[float, float, float, float], *, size: tuple[int, int] | None = None
+    ) -> Image.Image:
+        """The part of an image within `box` (left, top, right, bottom), at `size` (width, height) or as the square."""
+        size = size or (self.size, self.size)
+        return image.resize(size, _FILTERS[self.interpolation], box=box, reducing_gap=_REDUCING_GAP)
+
     def _resize(self, image: Image.Image, width: int, height: int) -> Image.Image:
         box = self._centre(image) if self.fit == "crop" else (0.0, 0.0, float(image.width), float(image.height))
         return image.resize((width, height), _FILTERS[self.interpolation], box=box, reducing_gap=_REDUCING_GAP)

@@ -10,20 +10,24 @@ from numpy.typing import NDArray
 
 from graftage.learn.gram import Floats, Reals, chunks
 
-Transform = Literal["unit", "root"]
+Transform = Literal["unit", "root", "plain"]
 Kernel = Literal["arc-cosine", "gaussian"]
 
-TRANSFORMS: tuple[Transform, ...] = ("root", "unit")
+TRANSFORMS: tuple[Transform, ...] = ("root", "unit")  # those that the search tries
+_KNOWN: tuple[Transform, ...] = (*TRANSFORMS, "plain")
 _TENSORS = ("weights", "coefficients", "bias", "support")
+_HIDDEN = ("hidden_weights", "hidden_bias")  # only where there is a hidden layer
 
 
 def transform(X: Reals, kind: Transform) -> NDArray[np.float32]:
-    """Features (n, D) → float32 (n, D), each row of length 1; row by row, so nothing leaks between folds.
+    """Features (n, D) → float32 (n, D), each row of length 1 but for "plain"; row by row: nothing leaks between folds.
 
-    "root" first takes the signed square root, which tempers the few large activations of a pooled network (the power
-    transform of Perronnin et al. 2010); "unit" leaves them.
+    "plain" leaves the features as they are. "root" first takes the signed square root, which tempers the few large
+    activations of a pooled network (the power transform of Perronnin et al. 2010); "unit" leaves them.
     """
     out = np.array(X, dtype=np.float32, order="C")  # in another order the sums over a row would round otherwise
+    if kind == "plain":
+        return out
     for rows in chunks(len(out), out.shape[1]):
         part = out[rows]
         if kind == "root":
@@ -36,14 +40,17 @@ def transform(X: Reals, kind: Transform) -> NDArray[np.float32]:
 class Head:
     """A classifier on features: z = W t(x) + A k(support, t(x)) + b, where either part may be empty.
 
+    With a hidden layer it is z = W max(0, V t(x) + c) + b, without a kernel part.
+
     Attributes:
         transform: t.
         kernel: which k, or "" where there is no kernel part.
         scale: mean squared distance that the gaussian kernel is measured in; 1 otherwise.
-        weights: W, float32 (K, D); all 0 where there is no linear part.
+        weights: W, float32 (K, D), or (K, H) after a hidden layer; all 0 where there is no linear part.
         coefficients: A, float32 (K, m).
         bias: b, float32 (K,).
         support: float32 (m, D), transformed features of kept pictures; m = 0 where there is no kernel part.
+        hidden: V, float32 (H, D), and c, float32 (H,); None where there is no hidden layer.
     """
 
     transform: Transform
@@ -53,13 +60,15 @@ class Head:
     coefficients: NDArray[np.float32]
     bias: NDArray[np.float32]
     support: NDArray[np.float32]
+    hidden: tuple[NDArray[np.float32], NDArray[np.float32]] | None = None
 
     @classmethod
-    def linear(cls, kind: Transform, weights: Reals, bias: Reals) -> Self:
-        """A head without kernel part from W (K, D) and b (K,)."""
-        n_classes, features = weights.shape
+    def linear(cls, kind: Transform, weights: Reals, bias: Reals, *, hidden: tuple[Reals, Reals] | None = None) -> Self:
+        """A head without kernel part from W (K, D) and b (K,); with `hidden` V (H, D) and c (H,), from W (K, H)."""
+        n_classes, features = len(weights), (weights if hidden is None else hidden[0]).shape[1]
         no_pictures, none_used = np.zeros((0, features), np.float32), np.zeros((n_classes, 0), np.float32)
-        return cls(kind, "", 1.0, _kept(weights), none_used, _kept(bias), no_pictures)
+        layer = None if hidden is None else (_kept(hidden[0]), _kept(hidden[1]))
+        return cls(kind, "", 1.0, _kept(weights), none_used, _kept(bias), no_pictures, layer)
 
     @property
     def features(self) -> int:
@@ -82,6 +91,8 @@ class Head:
 
     def _row(self, row: NDArray[np.float32]) -> Floats:
         # BLAS splits its sums by the number of threads, which belongs to the whole process; einsum never does.
+        if self.hidden is not None:
+            row = np.maximum(np.einsum("hd,d->h", self.hidden[0], row) + self.hidden[1], np.float32(0))
         z = np.asarray(np.einsum("kd,d->k", self.weights, row) + self.bias, dtype=np.float64)
         if self.kernel:
             inner = np.einsum("md,d->m", self.support, row).astype(np.float64)
@@ -94,22 +105,25 @@ class Head:
 
     def to_tensors(self) -> dict[str, NDArray[np.generic]]:
         """The tensors, by name."""
-        return {name: getattr(self, name) for name in _TENSORS}
+        hidden = {} if self.hidden is None else dict(zip(_HIDDEN, self.hidden, strict=True))
+        return {**{name: getattr(self, name) for name in _TENSORS}, **hidden}
 
     @classmethod
     def from_parts(cls, values: Mapping[str, object], tensors: Mapping[str, NDArray[np.generic]]) -> Self:
         """The inverse of `to_json` and `to_tensors`. Raises ValueError if the parts do not make a head."""
         if set(values) != {"transform", "kernel", "scale"}:
             raise ValueError("a head has exactly the keys transform, kernel, scale")
-        if set(tensors) != set(_TENSORS):
-            raise ValueError(f"a head has exactly the tensors {', '.join(_TENSORS)}")
+        names = (*_TENSORS, *_HIDDEN) if set(_HIDDEN) & set(tensors) else _TENSORS
+        if set(tensors) != set(names):
+            raise ValueError(f"a head has exactly the tensors {', '.join(names)}")
         scale = values["scale"]
         if isinstance(scale, bool) or not isinstance(scale, int | float) or not 0 < scale <= sys.float_info.max:
             raise ValueError(f"scale must be a positive number, got {scale!r}")
         kernel = _kernel_named(values["kernel"])
-        arrays = {name: _float32(name, tensors[name]) for name in _TENSORS}
-        _require_shapes(arrays, kernel=bool(kernel))
-        return cls(_transform_named(values["transform"]), kernel, float(scale), **arrays)
+        arrays = {name: _float32(name, tensors[name]) for name in names}
+        hidden = (arrays.pop(_HIDDEN[0]), arrays.pop(_HIDDEN[1])) if len(names) > len(_TENSORS) else None
+        _require_shapes(arrays, hidden, kernel=bool(kernel))
+        return cls(_transform_named(values["transform"]), kernel, float(scale), **arrays, hidden=hidden)
 
 
 def blend(heads: Sequence[Head], temperatures: Sequence[float]) -> Head:
@@ -147,10 +161,10 @@ def kernel_of_inner(inner: Floats, kernel: Kernel, scale: float) -> Floats:
 
 
 def _transform_named(value: object) -> Transform:
-    for kind in TRANSFORMS:
+    for kind in _KNOWN:
         if value == kind:
             return kind
-    raise ValueError(f"transform must be one of {', '.join(TRANSFORMS)}, got {value!r}")
+    raise ValueError(f"transform must be one of {', '.join(_KNOWN)}, got {value!r}")
 
 
 def _kernel_named(value: object) -> Kernel | Literal[""]:
@@ -171,13 +185,25 @@ def _float32(name: str, array: NDArray[np.generic]) -> NDArray[np.float32]:
     return np.ascontiguousarray(array, dtype=np.float32)
 
 
-def _require_shapes(arrays: Mapping[str, Reals], *, kernel: bool) -> None:
+def _require_shapes(arrays: Mapping[str, Reals], hidden: tuple[Reals, Reals] | None, *, kernel: bool) -> None:
     shapes = {name: array.shape for name, array in arrays.items()}
     dimensions = {"weights": 2, "coefficients": 2, "bias": 1, "support": 2}
     if any(arrays[name].ndim != wanted for name, wanted in dimensions.items()):
         raise ValueError(f"head tensors have the wrong number of dimensions: {shapes}")
     (classes, features), (m, width) = shapes["weights"], shapes["support"]
+    if hidden is not None:
+        features = _through_hidden(hidden, features)
     if shapes["coefficients"] != (classes, m) or shapes["bias"] != (classes,) or width != features:
         raise ValueError(f"head tensors disagree: {shapes}")
     if kernel != (m > 0):
         raise ValueError(f"a head has a kernel if, and only if, it keeps pictures: {shapes}")
+    if kernel and hidden is not None:
+        raise ValueError("a head has a hidden layer or a kernel, not both")
+
+
+def _through_hidden(hidden: tuple[Reals, Reals], width: int) -> int:
+    """D, where the hidden layer (H, D), (H,) feeds weights of this width H."""
+    layer, bias = hidden
+    if layer.ndim != 2 or bias.shape != (width,) or len(layer) != width:
+        raise ValueError(f"hidden layer {layer.shape} and {bias.shape} do not feed weights of width {width}")
+    return int(layer.shape[1])

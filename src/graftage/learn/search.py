@@ -32,7 +32,7 @@ from graftage.learn.head import TRANSFORMS, Head, Kernel, Transform, blend, kern
 from graftage.learn.logistic import fit_path, held_out_logits_path
 from graftage.learn.temperature import fit_temperature, log_softmax
 
-Family = Literal["ridge", "logistic", "arc-cosine", "gaussian", "blend"]
+Family = Literal["ridge", "logistic", "arc-cosine", "gaussian", "blend", "tuned"]
 FAMILIES: tuple[Family, ...] = ("ridge", "logistic", "arc-cosine", "gaussian", "blend")  # simplest first
 _LINEAR: tuple[Family, ...] = ("ridge", "logistic")
 
@@ -50,7 +50,8 @@ class Candidate:
         family: kind of classifier.
         fit: how the picture was made square ("crop", "squash", "pad").
         transform: of the features.
-        penalty: λ of ridge and kernels, C of logistic regression; 0 for a blend.
+        penalty: λ of ridge and kernels, C of logistic regression; 0 for a blend; of a tuned network the share α on the
+            way from the head's weights to the tuned ones.
         parts: of a blend: candidates and the temperatures that make their logits comparable.
     """
 
@@ -217,6 +218,7 @@ def fit_head(X: NDArray[np.float32], y: Labels, candidate: Candidate, *, seed: i
     if candidate.family == "logistic":
         path, biases = fit_path(rows, y, np.array([candidate.penalty]), n_classes=n_classes)
         return Head.linear(candidate.transform, path[0, 0], biases[0, 0])
+    assert candidate.family != "tuned", "a tuned network is no head on frozen features"
     return Expansion.of(rows, candidate.family, seed=seed).fitted(rows, y, candidate)
 
 

@@ -138,6 +138,20 @@ def effective_n(correct: Floats, groups: Ints) -> float:
     return max(1.0, float(few) * min(plain, float(n)))
 
 
+def proportion(correct: Floats, groups: Ints) -> Estimate:
+    """Share of rows that are 1 with Wilson's interval for as many independent rows as these are worth.
+
+    Args:
+        correct: (n,) 0 or 1.
+        groups: (n,) group numbers; rows of different groups are independent.
+    """
+    if correct.size == 0:
+        return wilson(0.0, 0)
+    n = effective_n(correct, groups)
+    estimate = wilson(float(correct.mean()), n)
+    return estimate if n == correct.size else replace(estimate, method="wilson (effective n)")
+
+
 def f1_interval(tp: float, fp: float, fn: float, *, level: float = LEVEL) -> Estimate:
     """Interval of the F1 of one class.
 

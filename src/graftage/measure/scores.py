@@ -6,7 +6,7 @@ probability (the first one where several tie).
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,7 @@ from graftage.measure.interval import (
     effective_n,
     f1_interval,
     percentile,
-    wilson,
+    proportion,
 )
 
 MEASURABLE_ROWS = 10  # a class with fewer rows gets numbers, but they are marked as resting on too little
@@ -139,7 +139,7 @@ def score(
         groups=int(group.max()) + 1,
         effective_n=effective_n(correct, group),
         classes=tuple(str(name) for name in classes),
-        accuracy=_proportion(correct, group),
+        accuracy=proportion(correct, group),
         top_k=_top(probabilities, y, group),
         confusion=np.bincount(y * k + predicted, minlength=k * k).reshape(k, k),
         per_class=tuple(_class(c, str(name), y=y, predicted=predicted, group=group) for c, name in enumerate(classes)),
@@ -229,14 +229,6 @@ def _ratio(above: NDArray[Any], below: NDArray[Any]) -> NDArray[np.float64]:
     return ratio
 
 
-def _proportion(correct: Floats, group: Ints) -> Estimate:
-    if correct.size == 0:
-        return wilson(0.0, 0)
-    n = effective_n(correct, group)
-    estimate = wilson(float(correct.mean()), n)
-    return estimate if n == correct.size else replace(estimate, method="wilson (effective n)")
-
-
 def _top(probabilities: Floats, y: Ints, group: Ints) -> dict[int, Estimate]:
     k = probabilities.shape[1]
     if k <= min(TOP):
@@ -244,7 +236,7 @@ def _top(probabilities: Floats, y: Ints, group: Ints) -> dict[int, Estimate]:
     own = probabilities[np.arange(y.size), y][:, None]
     ahead = (probabilities > own).sum(axis=1)
     ahead += ((probabilities == own) & (np.arange(k) < y[:, None])).sum(axis=1)  # ties fall to the first, as in argmax
-    return {top: _proportion((ahead < top).astype(np.float64), group) for top in TOP if top < k}
+    return {top: proportion((ahead < top).astype(np.float64), group) for top in TOP if top < k}
 
 
 def _class(c: int, name: str, *, y: Ints, predicted: Ints, group: Ints) -> ClassScore:
@@ -257,8 +249,8 @@ def _class(c: int, name: str, *, y: Ints, predicted: Ints, group: Ints) -> Class
         name=name,
         n=n,
         predicted_n=predicted_n,
-        precision=_proportion(hit[called], group[called]),
-        recall=_proportion(hit[true], group[true]),
+        precision=proportion(hit[called], group[called]),
+        recall=proportion(hit[true], group[true]),
         f1=f1_interval(tp * shrink, (predicted_n - tp) * shrink, (n - tp) * shrink),
         measurable=n >= MEASURABLE_ROWS,
     )

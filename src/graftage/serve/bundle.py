@@ -7,14 +7,14 @@ what the parts mean and how they must fit each other. Every fault is a `BundleEr
 
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from graftage.errors import BundleError
-from graftage.features.backbone import BackboneInfo
+from graftage.features.backbone import OUTPUTS, BackboneInfo
 from graftage.features.preprocess import Preprocess
 from graftage.learn.head import Head
 from graftage.serve.tensorfile import (
@@ -40,7 +40,8 @@ from graftage.serve.tensorfile import (
 #   2. keep a file saved by the old version as tests/files/format-N.safetensors, with a test that loads it;
 #   3. give the old fields their new form in _check_info right after _check_format, so that one reader serves all;
 #   4. leave the refusal of newer formats as it is: an old graftage must not guess at a new file.
-FORMAT = 1
+# Format 2 added the backbone's `output`, the head's hidden layer and its transform "plain".
+FORMAT = 2
 
 MAX_CLASSES = 100_000
 PRECISIONS = ("float32", "bfloat16")
@@ -78,7 +79,7 @@ class Bundle:
     created: str = ""
 
 
-# Exactly these fields, exactly these types: the JSON part of format 1.
+# Exactly these fields, exactly these types: the JSON part of format 2.
 _INFO: Mapping[str, object] = {
     "format": int,
     "classes": list,
@@ -131,8 +132,9 @@ def load(path: Path) -> Bundle:
         BundleError: there is no such file, it is none of ours, damaged, or made by a newer graftage.
     """
     with naming(path), opened(path) as file:
-        header = _checked(read_header(file))
-        return _assemble(header, read_tensors(file, header))
+        header = read_header(file)  # as it is in the file: the checksum is over its very text
+        renewed = _checked(header)
+        return _assemble(renewed, read_tensors(file, header))
 
 
 def describe(path: Path) -> dict[str, Any]:
@@ -189,7 +191,7 @@ def _plain(value: object) -> object:
 
 def _checked(header: Header) -> Header:
     """The header, once all has been checked that can be checked without the tensors."""
-    _check_format(header.text)
+    header = replace(header, text=_renewed(_check_format(header.text)))
     info = check_fields(header.text, _INFO, "its description")
     _check_classes(info["classes"])
     _backbone(info["backbone"])
@@ -201,12 +203,21 @@ def _checked(header: Header) -> Header:
     return header
 
 
-def _check_format(info: Json) -> None:
+def _renewed(info: Json) -> Json:
+    """The JSON part of an older format in today's form."""
+    backbone = info.get("backbone")
+    if info["format"] == 1 and isinstance(backbone, dict):
+        return {**info, "backbone": {**backbone, "output": "pooled"}}
+    return info
+
+
+def _check_format(info: Json) -> Json:
     number = info.get("format")
     if type(number) is not int or number < 1:
         raise Damaged("its format number is no whole number from 1")
     if number > FORMAT:
         raise newer(f"format {str(number)[:20]}, this one reads {FORMAT}")
+    return info
 
 
 def _check_classes(classes: list[object]) -> None:
@@ -228,6 +239,8 @@ def _backbone(record: Json) -> BackboneInfo:
         raise Damaged("the hash of its weights is not 64 hexadecimal digits")
     if info.precision not in PRECISIONS:
         raise Damaged(f"the precision of its features is none of {', '.join(PRECISIONS)}")
+    if info.output not in OUTPUTS:
+        raise Damaged(f"the output of its backbone is none of {', '.join(OUTPUTS)}")
     return info
 
 

@@ -61,15 +61,23 @@ class Predictor:
         forward: its network, running.
         limits: largest file and picture accepted.
         repair: answer for damaged pictures as far as they decode, instead of rejecting them.
+        source: the file that it came from, "" if it came from none.
     """
 
     def __init__(
-        self, bundle: Bundle, forward: Forward, *, limits: Limits = DEFAULT_LIMITS, repair: bool = False
+        self,
+        bundle: Bundle,
+        forward: Forward,
+        *,
+        limits: Limits = DEFAULT_LIMITS,
+        repair: bool = False,
+        source: str = "",
     ) -> None:
         self.bundle = bundle
         self.forward = forward
         self.limits = limits
         self.repair = repair
+        self.source = source
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -171,7 +179,7 @@ def load(
         )
     except BackboneError as error:
         raise BundleError(f"{path}: its network cannot be built here: {error}") from error
-    return Predictor(bundle, forward, limits=limits, repair=repair)
+    return Predictor(bundle, forward, limits=limits, repair=repair, source=str(path))
 
 
 def _rejected(name: str, reason: str) -> Prediction:

@@ -1,0 +1,202 @@
+"""A command line that is kind to those who come from other tools: what is not known is answered with what was meant.
+
+Nothing is guessed silently: flags are not abbreviated, and whoever mistypes gets a sentence and exit status 2.
+"""
+
+import argparse
+import sys
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
+from typing import Any, Final, NoReturn, TypeVar
+
+# Names that other tools have for what one of our flags or positional arguments does. Several are given in the order of
+# preference; the first that a command has is named.
+SYNONYMS: Final[dict[str, tuple[str, ...]]] = {
+    "--accelerator": ("--device",),
+    "--arch": ("--architecture", "--backbone"),
+    "--augment": ("--aa",),
+    "--augmentation": ("--aa",),
+    "--auto-augment": ("--aa",),
+    "--base-lr": ("--lr",),
+    "--base-model": ("--backbone",),
+    "--batch": ("--batch-size",),
+    "--bf16": ("--amp bfloat16", "--precision bfloat16"),
+    "--bs": ("--batch-size",),
+    "--checkpoint": ("--resume", "MODEL"),
+    "--class-weight": ("--balance",),
+    "--class-weights": ("--balance",),
+    "--compare": ("--against",),
+    "--compile": ("--torchcompile",),
+    "--config-file": ("--config",),
+    "--continue": ("--resume",),
+    "--cross-validation": ("--folds",),
+    "--cuda": ("--device cuda",),
+    "--cutmix-alpha": ("--cutmix",),
+    "--cv": ("--folds",),
+    "--data": ("PHOTOS", "PATH"),
+    "--data-dir": ("PHOTOS", "PATH", "--data"),
+    "--data-path": ("PHOTOS", "PATH", "--data"),
+    "--dataset": ("PHOTOS", "PATH", "--data"),
+    "--early-stopping": ("--patience",),
+    "--ema": ("--model-ema-decay",),
+    "--ema-decay": ("--model-ema-decay",),
+    "--epoch": ("--epochs",),
+    "--exist-ok": ("--overwrite",),
+    "--files": ("PATH", "PHOTOS"),
+    "--flip": ("--hflip",),
+    "--fliplr": ("--hflip",),
+    "--flipud": ("--vflip",),
+    "--force": ("--overwrite",),
+    "--fp16": ("--amp float16",),
+    "--gpu": ("--device cuda",),
+    "--gpus": ("--device cuda",),
+    "--grad-clip": ("--clip-grad",),
+    "--gradient-clip": ("--clip-grad",),
+    "--half": ("--precision", "--amp"),
+    "--image-dir": ("PHOTOS", "PATH"),
+    "--image-size": ("--img-size",),
+    "--images": ("PATH", "PHOTOS"),
+    "--imgsz": ("--img-size",),
+    "--input": ("PATH", "PHOTOS"),
+    "--input-size": ("--img-size",),
+    "--k-fold": ("--folds",),
+    "--kfold": ("--folds",),
+    "--label-smoothing": ("--smoothing",),
+    "--learning-rate": ("--lr",),
+    "--logger": ("--track",),
+    "--lr0": ("--lr",),
+    "--max-epochs": ("--epochs",),
+    "--max-grad-norm": ("--clip-grad",),
+    "--max-time": ("--budget",),
+    "--mixed-precision": ("--amp", "--precision"),
+    "--mixup-alpha": ("--mixup",),
+    "--model": ("MODEL", "--backbone"),
+    "--model-name": ("--backbone", "MODEL"),
+    "--model-path": ("MODEL", "--backbone"),
+    "--name": ("--output",),
+    "--net": ("--backbone",),
+    "--network": ("--backbone",),
+    "--no-amp": ("--amp none",),
+    "--num-epochs": ("--epochs",),
+    "--num-folds": ("--folds",),
+    "--num-train-epochs": ("--epochs",),
+    "--num-workers": ("--workers",),
+    "--optim": ("--opt",),
+    "--optimizer": ("--opt",),
+    "--out": ("--output",),
+    "--out-dir": ("--output",),
+    "--output-dir": ("--output",),
+    "--per-device-train-batch-size": ("--batch-size",),
+    "--pretrained": ("--backbone",),
+    "--project": ("--output",),
+    "--random-erase": ("--reprob",),
+    "--random-seed": ("--seed",),
+    "--random-state": ("--seed",),
+    "--report-to": ("--track",),
+    "--run-dir": ("--output",),
+    "--save-dir": ("--output",),
+    "--source": ("PATH", "PHOTOS"),
+    "--stochastic-depth": ("--drop-path",),
+    "--test-size": ("--test",),
+    "--test-split": ("--test",),
+    "--threads": ("--workers",),
+    "--time": ("--budget",),
+    "--time-limit": ("--budget",),
+    "--train-batch-size": ("--batch-size",),
+    "--train-dir": ("PHOTOS",),
+    "--val-split": ("--test",),
+    "--validation-split": ("--test",),
+    "--wandb": ("--track wandb",),
+    "--warmup-epochs": ("--warmup",),
+    "--warmup-ratio": ("--warmup",),
+    "--wd": ("--weight-decay",),
+    "--weights": ("MODEL", "--backbone"),
+}
+_COMMANDS: Final[dict[str, str]] = {
+    "classify": "predict",
+    "diff": "compare",
+    "eval": "evaluate",
+    "finetune": "train",
+    "fit": "train",
+    "infer": "predict",
+    "inference": "predict",
+    "list-models": "backbones",
+    "models": "backbones",
+    "score": "evaluate",
+    "test": "evaluate",
+    "val": "evaluate",
+    "validate": "evaluate",
+}
+_LIKE: Final = 0.7  # how much alike two names must be, 0 to 1, for one to be taken for the other mistyped
+
+N = TypeVar("N")
+
+
+class KindParser(argparse.ArgumentParser):
+    """A parser that says what was probably meant, in one sentence instead of a page of usage."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **{"allow_abbrev": False, **options})
+
+    def parse_known_args(self, args: Sequence[str] | None = None, namespace: N | None = None) -> Any:  # type: ignore[override]
+        """As of argparse, but what is not known is an error at once: a command knows its own flags best."""
+        given = list(sys.argv[1:] if args is None else args)
+        found, unknown = super().parse_known_args(given, namespace)
+        if unknown:
+            self.error(self._unrecognized(unknown))
+        return found, unknown
+
+    def error(self, message: str) -> NoReturn:
+        """Says what is wrong and where help is; leaves with status 2."""
+        self.exit(2, f"{self.prog}: error: {message}\n({self.prog} --help lists what there is)\n")
+
+    def _unrecognized(self, unknown: Sequence[str]) -> str:
+        flags = [word for word in unknown if _is_flag(word)]
+        meant = {flag: self._meant(flag) for flag in flags}
+        if len(flags) < 2:
+            hints = list(meant.values())
+        else:
+            hints = [f"{hint} for {flag.partition('=')[0]}" for flag, hint in meant.items() if hint]
+        named = f"unrecognized arguments: {' '.join(flags or unknown)}"  # a flag's value is not what is wrong
+        return "; did you mean ".join([named, ", ".join(filter(None, hints))]) + "?" if any(hints) else named
+
+    def _meant(self, flag: str) -> str:
+        """The flag, or the argument without a flag, that is probably meant; "" if nothing is near."""
+        known = {name for action in self._actions for name in action.option_strings}
+        places = {place: f"{place} without a flag" for place in self._places()}
+        name = "--" + flag.partition("=")[0].lstrip("-").replace("_", "-").lower()
+        candidates = [name, *SYNONYMS.get(name, ()), *_longer(name, known)]
+        for candidate in candidates:
+            if candidate.split()[0] in known:
+                return candidate
+            if candidate in places:
+                return places[candidate]
+        return next(iter(get_close_matches(name, sorted(known), n=1, cutoff=_LIKE)), "")
+
+    def _places(self) -> Iterable[str]:
+        return (str(action.metavar) for action in self._actions if not action.option_strings and action.metavar)
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        """As of argparse, with the nearest choice at the end of the sentence."""
+        try:
+            super()._check_value(action, value)
+        except argparse.ArgumentError as error:
+            near = _nearest(str(value), [str(choice) for choice in action.choices or ()])
+            hint = f"; did you mean {near}?" if near else ""
+            raise argparse.ArgumentError(action, f"{error.message}{hint}") from None
+
+
+def _is_flag(word: str) -> bool:
+    return word.startswith("-") and word.lstrip("-")[:1].isalpha()
+
+
+def _longer(name: str, known: Iterable[str]) -> list[str]:
+    """Flags that begin with the name, the shortest first: what others would take as an abbreviation."""
+    return sorted((flag for flag in known if len(name) > 3 and flag.startswith(name)), key=lambda f: (len(f), f))
+
+
+def _nearest(word: str, choices: Sequence[str]) -> str:
+    known = _COMMANDS.get(word.lower(), "")
+    if known in choices:
+        return known
+    return next(iter(get_close_matches(word.lower(), choices, n=1, cutoff=0.6)), "")

@@ -1,0 +1,192 @@
+"""Models before labelled pictures that they have not learnt from: what to ask them about, and what they answer.
+
+Contestants for a comparison come in four shapes: the folder of a run, a model file, and what `train` or `load` gave.
+"""
+
+from collections import Counter
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from graftage import outcome, versus
+from graftage.data.catalog import Catalog, Entry, printable, scan
+from graftage.data.sources import labelled
+from graftage.data.split import exact_groups
+from graftage.errors import DataError, OptionError
+from graftage.features.engine import cores
+from graftage.progress import Journal
+from graftage.serve import predict
+from graftage.serve.predict import Predictor
+from graftage.versus import Held
+
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Examined:
+    """A model's answers for the labelled pictures of a folder.
+
+    Attributes:
+        catalog: in the model's class order; what was left out is rejected, with the reason.
+        rows: (n,) catalog indices of the pictures answered.
+        y: int64 (n,) their classes.
+        probabilities: float64 (n, K).
+        groups: int64 (n,) equal files are one group.
+    """
+
+    catalog: Catalog
+    rows: Ints
+    y: Ints
+    probabilities: NDArray[np.float64]
+    groups: Ints
+
+    @property
+    def digests(self) -> tuple[str, ...]:
+        """SHA-256 of each picture's file."""
+        return tuple(self.catalog.entries[i].digest for i in self.rows)
+
+    def held(self, name: str, classes: tuple[str, ...]) -> Held:
+        """The answers under a name, ready to be compared."""
+        return Held(name, classes, self.digests, self.y, self.groups, self.probabilities)
+
+
+def look(predictor: Predictor, data: str | Path, journal: Journal, *, workers: int = 0) -> Catalog:
+    """Every file of a folder looked at once, with the limits of a model that is to answer for it."""
+    with journal.stage("look at every file"):
+        return scan(
+            labelled(Path(data)),
+            limits=predictor.limits,
+            repair=predictor.repair,
+            workers=workers or cores(),
+            progress=journal.watcher.progress,
+        )
+
+
+def examine(
+    found: Catalog, predictor: Predictor, journal: Journal, *, workers: int = 0, known: frozenset[str] | None = None
+) -> Examined:
+    """Asks a model about every picture of a catalog that it may be measured on.
+
+    Args:
+        found: the pictures.
+        predictor: the model.
+        journal: told what is left out.
+        workers: threads; 0 means two more than there are cores.
+        known: shortened digests of pictures to leave out; default: those that the model was trained on.
+
+    Raises:
+        DataError: no picture is left.
+    """
+    bundle = predictor.bundle
+    trained_on = outcome.known_digests(bundle) if known is None else known
+    catalog, chosen = _chosen(found, bundle.classes, trained_on, journal)
+    with journal.stage("predict"):
+        answers = predictor.predict([catalog.entries[i].path for i in chosen], workers=workers)
+    for i, answer in zip(chosen, answers, strict=True):
+        if answer.status == "rejected":
+            catalog = catalog.reject(i, answer.reason)
+    kept = [(i, a.probabilities) for i, a in zip(chosen, answers, strict=True) if a.status != "rejected"]
+    if not kept:
+        raise DataError(f"{found.root}: no picture is left to measure on; {_why_left_out(catalog)}")
+    rows = np.array([i for i, _ in kept], dtype=np.int64)
+    groups = exact_groups([catalog.entries[i].digest for i in rows])
+    return Examined(catalog, rows, catalog.labels()[rows], np.array([p for _, p in kept]), groups)
+
+
+def _chosen(
+    found: Catalog, classes: tuple[str, ...], known: frozenset[str], journal: Journal
+) -> tuple[Catalog, list[int]]:
+    """The catalog in a model's own class order, and the entries to measure on: not `known`, the test part if any."""
+    catalog = _with_classes(found, classes)
+    parts = {entry.split for entry in catalog.entries}
+    part = next((p for p in ("test", "val") if p in parts), None)
+    if part:
+        journal.note(f"measured on the {part} folder alone")
+        for i in [i for i in catalog.usable if catalog.entries[i].split != part]:
+            catalog = catalog.reject(i, f"not in the {part} folder")
+    rows = catalog.usable
+    seen = [i for i in rows if outcome.short(catalog.entries[i].digest) in known]
+    for i in seen:
+        catalog = catalog.reject(i, "the model was trained on it")
+    if seen:
+        journal.note(f"{len(seen):,} of {len(rows):,} pictures were trained on; they are left out of the scores")
+    return catalog, [i for i in rows if catalog.entries[i].status != "rejected"]
+
+
+def _why_left_out(catalog: Catalog) -> str:
+    """The commonest reasons for which entries were left out, in one line."""
+    reasons = Counter(entry.reason for entry in catalog.entries)
+    return "; ".join(f"{count:,} left out: {reason}" for reason, count in reasons.most_common(5))
+
+
+def _with_classes(catalog: Catalog, classes: tuple[str, ...]) -> Catalog:
+    places = {name: k for k, name in enumerate(classes)}
+    changed: dict[int, Entry] = {}
+    for entry in catalog.entries:
+        name = catalog.classes[entry.label] if entry.label >= 0 else ""
+        if entry.label >= 0 and name not in places:
+            reason = entry.reason if entry.status == "rejected" else "the model does not know this class"
+            changed[entry.index] = replace(entry, label=-1, status="rejected", reason=reason)
+        elif entry.label >= 0:
+            changed[entry.index] = replace(entry, label=places[name])
+    return replace(catalog.with_entries(changed), classes=classes)
+
+
+def against(
+    first: tuple[str, Predictor], second: tuple[str, Predictor], found: Catalog, journal: Journal, *, workers: int
+) -> tuple[Held, Held]:
+    """The answers of two models, (name, model) each, for the pictures that neither was trained on.
+
+    Raises:
+        DataError: the models know different classes, or no picture is left.
+    """
+    (name_a, a), (name_b, b) = first, second
+    versus.require_same_classes((name_a, a.classes), (name_b, b.classes))
+    known = outcome.known_digests(a.bundle) | outcome.known_digests(b.bundle)
+    seen_a, seen_b = (examine(found, model, journal, workers=workers, known=known) for model in (a, b))
+    return seen_a.held(name_a, a.classes), seen_b.held(name_b, b.classes)
+
+
+def left_by(contender: Path | Predictor) -> Held:
+    """The held-out answers that a run has left in its folder.
+
+    Raises:
+        OptionError: a model has none; or there is no such folder.
+        DataError: what lies there is damaged.
+    """
+    name = name_of(contender)
+    if isinstance(contender, Predictor) or _there(contender).is_file():
+        raise OptionError(f"{name} is a model, which holds no pictures: say on which to compare, with --data PHOTOS")
+    if not (contender / outcome.PREDICTIONS).is_file():
+        raise OptionError(
+            f"{name} is no run, as there is no {outcome.PREDICTIONS} in it: give the folder that graftage train has "
+            "left, or a model file and --data PHOTOS"
+        )
+    return versus.read_run(
+        name,
+        predictions=contender / outcome.PREDICTIONS,
+        ledger=contender / outcome.LEDGER,
+        metrics=contender / outcome.METRICS,
+    )
+
+
+def opened(contender: Path | Predictor, *, device: str = "auto") -> Predictor:
+    """The model of a run, of a file, or the loaded one itself. Raises BundleError if there is none."""
+    if isinstance(contender, Predictor):
+        return contender
+    return predict.load(contender / outcome.MODEL if contender.is_dir() else contender, device=device)
+
+
+def _there(path: Path) -> Path:
+    if not path.exists():
+        raise OptionError(f"{path} does not exist: give the folder of a run, or a {outcome.MODEL}")
+    return path
+
+
+def name_of(contender: Path | Predictor) -> str:
+    """What to call it in a sentence."""
+    if isinstance(contender, Predictor):
+        return printable(contender.source) or f"a model in memory ({contender.bundle.backbone.id})"
+    return printable(str(contender))
