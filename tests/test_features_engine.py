@@ -392,12 +392,12 @@ def test_a_machine_without_cpuinfo_has_no_bfloat16(monkeypatch: pytest.MonkeyPat
 def test_unknown_precisions_and_devices_are_refused(resnet: Backbone) -> None:
     with pytest.raises(OptionError, match="precision must be auto, float32 or bfloat16, got 'fp16'"):
         choose_precision("fp16")
-    with pytest.raises(OptionError, match="device must be auto, cpu or cuda, got 'tpu'"):
+    with pytest.raises(OptionError, match="device must be auto, cpu, cuda or mps, got 'tpu'"):
         choose_device("tpu")
     with pytest.raises(OptionError, match="precision must be"):
         opened(resnet, precision="half")
     with pytest.raises(OptionError, match="device must be"):
-        opened(resnet, device="mps")
+        opened(resnet, device="tpu")
 
 
 def test_cuda_is_taken_if_it_is_there_and_refused_if_not(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -200,7 +200,7 @@ def test_a_model_of_a_network_that_is_unknown_here_is_named(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"device": "tpu"}, "device must be auto, cpu or cuda, got 'tpu'"),
+        ({"device": "tpu"}, "device must be auto, cpu, cuda or mps, got 'tpu'"),
         ({"precision": "int4"}, "precision must be auto, float32 or bfloat16, got 'int4'"),
     ],
 )

@@ -415,7 +415,10 @@ def _tail(ground: Ground, recipe: Recipe, module: "nn.Module", weights: Weights)
     from graftage.learn.network import Normalised
 
     size, info = ground.backbone.preprocess.size, ground.backbone.info
-    cut = choose_cut(stage_cuts(module, size), recipe.tail_share)
+    cuts = stage_cuts(module, size)
+    if not cuts:
+        raise OptionError(f"{info.architecture} has no stages, so it has no tail; take --recipe full, norm or linear")
+    cut = choose_cut(cuts, recipe.tail_share)
     stages = stage_names(module, size)
     try:
         if not recipe.views:
