@@ -47,10 +47,9 @@ _SAVE_SECONDS = 30.0
 _FEW = 100  # pictures below which auto does not tune: what is gained could not be told from luck
 _GOOD = 0.02  # held-out error of the head below which auto does not tune (methods: nothing left to gain)
 _JUDGED_ON = 400  # pictures that should be held out to judge a recipe, by taking more folds
-_HELD_AT_MOST = 500  # of one fold, where no more folds are to be had
-_LEAST_EPOCHS = 3  # below which auto does not begin
-_ENOUGH_EPOCHS = 8  # below which no time is spent on training once more on all pictures
-_FULL_EPOCHS = 6  # of the whole network that must fit in half of the time before auto tries it
+_HELD_AT_MOST = 400  # of one fold, where no more folds are to be had
+_LEAST_EPOCHS = 2  # below which auto does not begin
+_FULL_EPOCHS = 4  # of the whole network that must fit in half of the time before auto tries it
 _FULL_MINUTES = 20  # without a budget, auto tries the whole network where that takes no longer
 _RESERVE = 12.0  # seconds kept for converting the tuned network, the test pictures and the report
 _FLIPS_ASKED = 300  # pictures whose mirror images are looked at
@@ -230,7 +229,8 @@ def plan(recipe: Recipe, cost: Cost, *, n: int, k: int, whole: bool, budget: flo
         least: epochs below which it is not worth while.
     """
     wanted = k if whole else int(np.clip(np.ceil(_JUDGED_ON / (n / k)), 1, k))
-    for folds, refit, enough in ((wanted, True, _ENOUGH_EPOCHS), (1, True, _ENOUGH_EPOCHS), (1, False, least)):
+    # time goes into epochs first: only with all of them is there any for more folds, or for all pictures once more
+    for folds, refit, enough in ((wanted, True, recipe.epochs), (1, True, recipe.epochs), (1, False, least)):
         if whole and (folds < k or not refit):
             enough, folds, refit = least, k, True
         passes = folds * (1 - 1 / k) + refit
@@ -474,7 +474,7 @@ def _plans(ground: Ground, first: Ready) -> list[Plan]:
     auto, left = ground.settings.recipe == "auto", _left(ground)
     cost = _cost(ground, first) if auto or left is not None else Cost(0, 0, 0)
     ground.journal.log(event="cost", recipe=first.recipe.name, left=left, **vars(cost))
-    full = _full_plan(ground, first, cost, left) if auto else None
+    full = _full_plan(ground, left) if auto else None
     budget = 0.5 * left if left is not None and full else left
     own = _plan(ground, first.recipe, cost, budget, _LEAST_EPOCHS if auto else 1)
     return [each for each in (own, full) if each is not None]
@@ -485,13 +485,10 @@ def _plan(ground: Ground, recipe: Recipe, cost: Cost, budget: float | None, leas
     return plan(recipe, cost, n=len(ground.y), k=k, whole=ground.whole, budget=budget, least=least)
 
 
-def _full_plan(ground: Ground, tail: Ready, cost: Cost, left: float | None) -> Plan | None:
+def _full_plan(ground: Ground, left: float | None) -> Plan | None:
     """The whole network beside the tail, if half of the time holds enough epochs of it."""
-    balanced = ground.settings.metric != "accuracy"
-    recipe = defaults.recipe("full", family=tail.family, n=len(ground.y), balanced=balanced)
-    share = tail.cut.share if tail.cut else 1.0
-    whole = Cost(cost.fixed, 0.0, cost.picture / share + cost.view)  # early layers cost no less than late ones
-    found = _plan(ground, overridden(recipe, ground.settings), whole, left and 0.5 * left, _FULL_EPOCHS)
+    ready = prepare(ground, "full")
+    found = _plan(ground, ready.recipe, _cost(ground, ready), left and 0.5 * left, _FULL_EPOCHS)
     return found if found and (left is not None or found.seconds <= 60 * _FULL_MINUTES) else None
 
 
@@ -524,22 +521,25 @@ def _threads() -> int:
 
 def _step_seconds(ground: Ground, ready: Ready) -> float:
     """Seconds per picture of a training step, by two steps after a first one, on made-up inputs."""
+    from graftage.learn.faster import steady_memory
     from graftage.learn.tune import Training
 
     batch = min(32, ready.recipe.batch_size, len(ground.y))
     task = _task(ground, ready, _Zeros(ready), np.arange(batch), np.arange(0), "cost")
     training = Training(replace(task, recipe=replace(task.recipe, epochs=10_000), world=_alone()))
     steps = training.run()
-    next(steps)
-    start = time.perf_counter()
-    next(steps)
-    next(steps)
+    with steady_memory():
+        next(steps)
+        start = time.perf_counter()
+        next(steps)
+        next(steps)
+        seconds = time.perf_counter() - start
     decode = 0.0
     if ready.forward is None:
         begin = time.perf_counter()
         ground.pictures.preprocess.square(ground.pictures.pixels(0))
         decode = (time.perf_counter() - begin) / _threads()
-    return (time.perf_counter() - start) / (2 * batch) + decode
+    return seconds / (2 * batch) + decode
 
 
 def _alone() -> Any:
@@ -860,6 +860,7 @@ def _task(ground: Ground, ready: Ready, batches: Any, train: Ints, held: Ints, n
 
 def _train(ground: Ground, task: "Task", name: str, states: States) -> "tuple[Any, Training]":
     """Trains a task to its end, going on from what is kept of it; returns the weights it began with, and itself."""
+    from graftage.learn.faster import steady_memory
     from graftage.learn.tune import Training
 
     training = Training(task)
@@ -881,7 +882,8 @@ def _train(ground: Ground, task: "Task", name: str, states: States) -> "tuple[An
             states.save(key, now.state(), done=False)
             saved[0] = time.monotonic()
 
-    with ground.journal.stage(name), Tracker.of(ground.settings.track, name, vars(task.recipe)) as tracker:
+    tracked = Tracker.of(ground.settings.track, name, vars(task.recipe))
+    with ground.journal.stage(name), steady_memory(), tracked as tracker:
         for record in training.run(after_step):
             ground.journal.row(epoch_line(name, record), **vars(record))
             tracker.log(record)

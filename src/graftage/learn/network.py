@@ -99,10 +99,15 @@ def family_of(module: nn.Module, architecture: str) -> Family:
     return "plain"
 
 
+def statistics_frozen(recipe: Recipe) -> bool:
+    """Whether batch normalisation keeps its statistics."""
+    return recipe.frozen_statistics or recipe.trainable != "all"
+
+
 def set_training(network: nn.Module, recipe: Recipe) -> None:
     """Training mode, but batch normalisation keeps its statistics where the recipe says so."""
     network.train()
-    if recipe.frozen_statistics or recipe.trainable != "all":
+    if statistics_frozen(recipe):
         for module in network.modules():
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
                 module.eval()

@@ -21,7 +21,17 @@ from torch.nn import functional
 from graftage.errors import GraftageError
 from graftage.learn.augment import mixed
 from graftage.learn.defaults import Recipe
-from graftage.learn.network import Arrays, Network, choose_trainable, groups, load_arrays, optimiser, set_training
+from graftage.learn.faster import QuickDepthwise, fold_frozen_norms
+from graftage.learn.network import (
+    Arrays,
+    Network,
+    choose_trainable,
+    groups,
+    load_arrays,
+    optimiser,
+    set_training,
+    statistics_frozen,
+)
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -146,6 +156,8 @@ class Training:
         self.network = task.network
         choose_trainable(self.network.body, task.recipe, frozen=task.frozen)
         self.network.to(task.device).to(memory_format=torch.channels_last)
+        if statistics_frozen(task.recipe) and not task.compiled:  # the compiler does so itself
+            fold_frozen_norms(self.network.body, task.batches.plain(task.train[:2]).to(task.device))
         self.optimiser = optimiser(groups(self.network, task.recipe, task.stages), task.recipe)
         self.trained = [p for group in self.optimiser.param_groups for p in group["params"]]
         self.average = [p.detach().clone() for p in self.trained] if task.recipe.ema else []
@@ -286,7 +298,7 @@ class Training:
         weights = torch.from_numpy(self._weights[own].astype(np.float32))
         for start in range(0, len(own), self.piece):
             part = slice(start, start + self.piece)
-            with self._precision():
+            with self._precision(), self._kernels():
                 logits = self.forward(x[part].to(task.device))
             losses = -(targets[part].to(task.device) * functional.log_softmax(logits.float(), dim=1)).sum(1)
             piece = (losses * weights[part].to(task.device)).sum() / total
@@ -334,6 +346,10 @@ class Training:
             return nullcontext()
         kind = torch.bfloat16 if self.task.amp == "bfloat16" else torch.float16
         return torch.autocast(self.task.device, dtype=kind)
+
+    def _kernels(self) -> AbstractContextManager[Any]:
+        quick = self.task.amp == "bfloat16" and self.task.device == "cpu" and not self.task.compiled
+        return QuickDepthwise() if quick else nullcontext()
 
     def _averaged(self) -> "_Swapped":
         return _Swapped(self.trained, self.average)
