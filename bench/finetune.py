@@ -2,9 +2,9 @@
 
     python bench/finetune.py [--seeds 3] [--budget 300s] [--recipes linear,auto,full] [--save FILE] FOLDER_OR_NAME...
 
-FOLDER_OR_NAME as in splits.py: a folder, or `solar`. A quarter of the pictures is test, drawn anew for every seed,
-unless the set has its own split. Every run starts from an empty cache, so its seconds are all there is. With --save a
-run that is already in the file (same set, seed, recipe, budget) is taken from there.
+FOLDER_OR_NAME as in splits.py: a folder, or `solar`; FOLDER@60s has a budget of its own. A quarter of the pictures is
+test, drawn anew for every seed, unless the set has its own split. Every run starts from an empty cache, so its seconds
+are all there is. With --save a run that is already in the file (same set, seed, recipe, budget) is taken from there.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from pathlib import Path
 import graftage
 from graftage.errors import GraftageError
 from saved import NO_BUDGET, Record, Saved, empty_cache, machine, mean
-from splits import SOLAR, count, name_of, split
+from splits import SOLAR, count, name_of, split, with_budget
 
 PACKAGES = ("graftage", "torch", "timm", "openvino", "numpy")
 UNTIMED = frozenset({"linear"})  # recipes that take the time they need
@@ -152,18 +152,18 @@ def main() -> None:
     recipes, saved = args.recipes.split(","), Saved(args.save)
     print(machine(*PACKAGES))
     records, failed = [], 0
-    for data in args.data:
+    for data, budget in (with_budget(each, args.budget) for each in args.data):
         for seed in range(args.seeds):
             for recipe in recipes:
                 try:
-                    found = measured(data, recipe, seed=seed, budget=args.budget, limit=args.limit, saved=saved)
+                    found = measured(data, recipe, seed=seed, budget=budget, limit=args.limit, saved=saved)
                 except GraftageError as error:  # the other runs are worth having; this one is made when asked again
                     failed += 1
                     print(f"{name_of(data):<16} seed {seed}  {recipe:<9} failed: {error}", flush=True)
                     continue
                 records.append(found)
                 print(line(found), flush=True)
-    print(f"\nbudget {args.budget}; mean accuracy over the seeds, differences in points")
+    print(f"\nbudget {args.budget} where none is named; mean accuracy over the seeds, differences in points")
     rows = table(records, recipes)
     show(rows, recipes)
     print()

@@ -31,6 +31,12 @@ def name_of(data: str) -> str:
     return data if data == SOLAR else Path(data).resolve().name
 
 
+def with_budget(data: str, usual: str) -> tuple[str, str]:
+    """ "FOLDER@60s" → ("FOLDER", "60s"); without an @ the usual budget."""
+    place, _, own = data.partition("@")
+    return place, own or usual
+
+
 def split(data: str, work: Path, *, seed: int, share: float = SHARE, limit: int | None = None) -> Path:
     """Lays the split out in a new folder under `work` and returns it.
 

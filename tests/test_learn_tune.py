@@ -177,9 +177,8 @@ def test_too_large_a_batch_is_cut_and_the_result_stays(body: nn.Module, pictures
 
 
 def test_other_faults_are_not_taken_for_a_lack_of_memory(body: nn.Module, pictures: torch.Tensor) -> None:
-    training = Training(task(body, pictures[:, :2]))
     with pytest.raises(RuntimeError, match="channels"):
-        list(training.run())
+        list(Training(task(body, pictures[:, :2])).run())
 
 
 def test_a_rate_that_diverges_stops_with_advice(body: nn.Module, pictures: torch.Tensor) -> None:

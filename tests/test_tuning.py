@@ -153,7 +153,7 @@ def test_a_killed_run_goes_on_to_the_same_bytes(twelve: Path, weights_file, tmp_
 
 
 def test_two_processes_give_the_result_of_one(twelve: Path, weights_file, tmp_path: Path) -> None:
-    options = ("--backbone", weights_file("test_resnet"), "--recipe", "full", "--epochs", "2", *FAST)
+    options = ("--backbone", weights_file("test_resnet"), "--recipe", "full", "--epochs", "2", "--amp", "none", *FAST)
     one = photos.graftage("train", twelve, "-o", tmp_path / "one", *options)
     assert one.status == 0, one.err
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
