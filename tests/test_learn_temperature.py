@@ -67,6 +67,16 @@ def test_perfect_separation_gets_the_confidence_that_one_row_of_doubt_allows(n):
     assert p == pytest.approx(1 - (2 / 3) / (n + 1), rel=1e-5)  # the extra row, spread over 3 classes
 
 
+def test_few_rows_that_are_all_right_leave_no_blind_faith_where_caution_is_asked_for():
+    y = np.arange(100) % 10
+    logits = 40.0 * np.eye(10)[y]  # so sure that T = 1 costs nothing on these rows
+    assert fit_temperature(logits, y) == 1
+    cautious = fit_temperature(logits, y, cautious=True)
+    wrong = -log_softmax(logits / cautious)[0, 1]  # what the next mistake would cost
+    assert 5 < cautious < 10
+    assert wrong == pytest.approx(np.log(9 * 101 / 0.9), rel=0.02)  # as if one row in 101 were drawn at random
+
+
 def test_logits_without_any_difference_keep_temperature_one():
     assert fit_temperature(np.full((5, 3), 0.1), np.array([0, 1, 2, 0, 0])) == 1.0
 

@@ -633,12 +633,17 @@ def _judge(ground: Ground, ready: Ready, plan: Plan, states: States) -> Judged |
     alphas = ALPHAS if ground.settings.recipe == "auto" else (1.0,)
     stacked = {a: np.concatenate([each.logits[a] for each in found])[order] for a in alphas}
     rows = rows[order]
-    trials = {a: judge(z, ground.y[rows], Candidate("tuned", ground.fit, "unit", a)) for a, z in stacked.items()}
+    trials = {a: _trial(ground, a, z, rows) for a, z in stacked.items()}
     alpha = min(alphas, key=lambda a: trials[a].log_loss)
     others = tuple(trial for a, trial in trials.items() if a != alpha)
     epochs = int(np.median([each.best for each in found]))
     records = tuple(record for each in found for record in each.records)
     return Judged(ready, plan, rows, trials[alpha], others, stacked[alpha], alpha, epochs, records, found[0].weights)
+
+
+def _trial(ground: Ground, alpha: float, logits: Floats, rows: Ints) -> Trial:
+    """A tuned network's held-out logits, judged; its temperature is a cautious one, since few of them are wrong."""
+    return judge(logits, ground.y[rows], Candidate("tuned", ground.fit, "unit", alpha), cautious=True)
 
 
 @dataclass(frozen=True, eq=False)
@@ -684,10 +689,7 @@ def _pilot(ground: Ground, ready: Ready, batches: "Batches", plan: Plan, states:
     name = f"{ready.recipe.name}, pilot"
     start, training = _train(ground, _task(ground, short, batches, train, rows, name), name, states)
     end = training.weights()
-    found = [
-        judge(_logits_between(training, start, end, a, rows), ground.y[rows], Candidate("tuned", ground.fit, "unit", a))
-        for a in ALPHAS
-    ]
+    found = [_trial(ground, a, _logits_between(training, start, end, a, rows), rows) for a in ALPHAS]
     gap = min(found, key=lambda t: t.log_loss).losses.astype(np.float64) - ground.head.losses[rows]
     return bool(gap.mean() <= gap.std(ddof=1) / np.sqrt(len(gap)))
 

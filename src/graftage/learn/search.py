@@ -389,9 +389,9 @@ class _Tried:
         return Searched(tuple(self._trials), dict(self._logits), dict(self._best))
 
 
-def judge(logits: Reals, y: Labels, candidate: Candidate) -> Trial:
+def judge(logits: Reals, y: Labels, candidate: Candidate, *, cautious: bool = False) -> Trial:
     """Held-out logits (n, K) → a trial: temperature, then log-loss, class and Brier score of every picture."""
-    temperature = fit_temperature(logits, y)
+    temperature = fit_temperature(logits, y, cautious=cautious)
     losses, briers = np.empty(len(y), np.float32), np.empty(len(y), np.float32)
     predicted = np.empty(len(y), np.int32)
     for part in chunks(len(y), logits.shape[1]):

@@ -40,31 +40,33 @@ def softmax(logits: Reals) -> Floats:
     return np.asarray(raised / raised.sum(axis=-1, keepdims=True), dtype=np.float64)
 
 
-def fit_temperature(logits: Reals, y: Labels, *, weights: Reals | None = None) -> float:
+def fit_temperature(logits: Reals, y: Labels, *, weights: Reals | None = None, cautious: bool = False) -> float:
     """The temperature T that minimises the mean log-loss of softmax(logits / T).
 
     Fit it on logits of rows that the classifier has not been trained on. The order of the classes does not change, and
-    the log-loss on these rows is never above that of T = 1.
+    the log-loss on these rows is never above that of T = 1, unless `cautious`.
 
     Args:
         logits: (n, K), finite.
         y: (n,) class numbers in 0..K-1.
         weights: (n,) how much each row counts, not negative; all alike if not given.
+        cautious: let the extra row have its say even where it raises the log-loss on these rows: for those so sure
+            of themselves that few rows, all of them right, would leave T = 1.
 
     Returns:
         T in [1e-3, 1e3]. It grows in proportion to the logits. Perfectly separated logits get a small but finite T (see
         the head of this file); logits that are the same for every class get 1.
     """
-    return float(fit_temperatures(np.asarray(logits)[None], y, weights=weights)[0])
+    return float(fit_temperatures(np.asarray(logits)[None], y, weights=weights, cautious=cautious)[0])
 
 
-def fit_temperatures(logits: Reals, y: Labels, *, weights: Reals | None = None) -> Floats:
+def fit_temperatures(logits: Reals, y: Labels, *, weights: Reals | None = None, cautious: bool = False) -> Floats:
     """`fit_temperature` for L sets of logits (L, n, K) of the same rows: (L,) temperatures."""
     sets, rows, classes = logits.shape
     assert y.shape == (rows,), (logits.shape, y.shape)
     assert 0 <= y.min() <= y.max() < classes, "labels outside 0..K-1"
     share = _shares(rows, weights)
-    return np.array([_fit_one(logits[i], y, share) for i in range(sets)])
+    return np.array([_fit_one(logits[i], y, share, cautious) for i in range(sets)])
 
 
 def _shares(rows: int, weights: Reals | None) -> Floats:
@@ -75,8 +77,10 @@ def _shares(rows: int, weights: Reals | None) -> Floats:
     return np.asarray(weights, dtype=np.float64) / float(weights.sum())
 
 
-def _fit_one(logits: Reals, y: Labels, share: Floats) -> float:
+def _fit_one(logits: Reals, y: Labels, share: Floats, cautious: bool) -> float:
     inverse = _solve(logits, y, share)
+    if cautious:
+        return 1.0 / inverse
     # The extra row of the targets may pull past T = 1 where T = 1 was already the best for the labels as they are.
     return 1.0 / inverse if _loss(logits, y, share, inverse) <= _loss(logits, y, share, 1.0) else 1.0
 
