@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +15,8 @@ from PIL import Image
 
 import graftage as gr
 import photos
+from graftage import states, tuning
+from graftage.features import inputs
 from graftage.learn.defaults import Recipe
 from graftage.tuning import Cost, parts, plan
 
@@ -150,6 +153,46 @@ def test_a_killed_run_goes_on_to_the_same_bytes(twelve: Path, weights_file, tmp_
         (tmp_path / "whole" / n).read_bytes() for n in names
     ]
     assert not state.exists()
+
+
+@pytest.mark.parametrize("fault", ["full disk", "lost file"])
+def test_a_fault_in_the_middle_ends_with_a_state_to_go_on_from(
+    fault: str, twelve: Path, weights_file, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = tmp_path / "photos"
+    shutil.copytree(twelve, own)
+    options = ("--backbone", weights_file("test_resnet"), "--recipe", "full", "--epochs", "3", *FAST)
+    whole = photos.graftage("train", own, "-o", tmp_path / "whole", *options)
+    assert whole.status == 0, whole.err
+    tested = {row["id"] for row in photos.table(tmp_path / "whole" / "predictions.csv")}
+    lost = next(p for p in sorted(own.rglob("*.*")) if p.relative_to(own).as_posix() not in tested)
+    saves, save = itertools.count(1), states.save_file
+
+    def failing(*args: object, **kwargs: object) -> None:
+        if next(saves) == 4:
+            if fault == "full disk":
+                raise OSError(28, "No space left on device")
+            lost.rename(tmp_path / "aside")
+        save(*args, **kwargs)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(states, "save_file", failing)
+        patched.setattr(tuning, "_SAVE_SECONDS", 0.0)
+        patched.setattr(inputs, "_DECODED_BYTES", 0)  # pictures are read anew in every epoch
+        said = photos.graftage("train", own, "-o", tmp_path / "run", *options)
+    assert said.status == 2
+    assert "free some space and go on with --resume" in said.err or "bring the file back and go on with --resume" in (
+        said.err
+    )
+    assert not (tmp_path / "run").exists()
+    if fault == "lost file":
+        assert lost.name in said.err
+        (tmp_path / "aside").rename(lost)
+    again = photos.graftage("train", own, "-o", tmp_path / "run", *options, "--resume")
+    assert again.status == 0, again.err
+    assert (tmp_path / "run" / "model.safetensors").read_bytes() == (
+        tmp_path / "whole" / "model.safetensors"
+    ).read_bytes()
 
 
 def test_two_processes_give_the_result_of_one(twelve: Path, weights_file, tmp_path: Path) -> None:
