@@ -33,6 +33,7 @@ SIDES = {
     "no-memory": "graftage without keeping memory",
     "no-fold": "graftage without folding norms",
     "no-depthwise": "graftage without its own depthwise gradients",
+    "no-eager": "graftage with torch.compile",
 }
 
 
@@ -93,6 +94,7 @@ def ours(args: argparse.Namespace, device: str, amp: str, without: str) -> float
 
     rows = np.arange(args.batch)
     task = tune.Task(model, Same(), labels.numpy(), CLASSES, rows, rows[:0], hyper, (), 0, device=device, amp=amp)
+    task = tune.replace(task, compiled=without == "eager")
     training = tune.Training(tune.replace(task, recipe=tune.replace(hyper, epochs=10_000, batch_size=args.batch)))
     steps = training.run()
     with ExitStack() as stack:

@@ -49,7 +49,6 @@ _GOOD = 0.02  # held-out error of the head below which auto does not tune (metho
 _JUDGED_ON = 400  # pictures that should be held out to judge a recipe, by taking more folds
 _HELD_AT_MOST = 400  # of one fold, where no more folds are to be had
 _LEAST_EPOCHS = 2  # below which auto does not begin
-_FULL_EPOCHS = 4  # of the whole network that must fit in half of the time before auto tries it
 _FULL_MINUTES = 20  # without a budget, auto tries the whole network where that takes no longer
 _RESERVE = 12.0  # seconds kept for converting the tuned network, the test pictures and the report
 _FLIPS_ASKED = 300  # pictures whose mirror images are looked at
@@ -486,9 +485,12 @@ def _plan(ground: Ground, recipe: Recipe, cost: Cost, budget: float | None, leas
 
 
 def _full_plan(ground: Ground, left: float | None) -> Plan | None:
-    """The whole network beside the tail, if half of the time holds enough epochs of it."""
+    """The whole network beside the tail, if half of the time holds all its epochs.
+
+    With fewer, time was better spent on more epochs of the tail in every trial on training folds.
+    """
     ready = prepare(ground, "full")
-    found = _plan(ground, ready.recipe, _cost(ground, ready), left and 0.5 * left, _FULL_EPOCHS)
+    found = _plan(ground, ready.recipe, _cost(ground, ready), left and 0.5 * left, ready.recipe.epochs)
     return found if found and (left is not None or found.seconds <= 60 * _FULL_MINUTES) else None
 
 
@@ -623,7 +625,7 @@ def _verdict(ground: Ground, judged: Judged) -> str:
 
 def _judge(ground: Ground, ready: Ready, plan: Plan, states: States) -> Judged | None:
     """Trains fold by fold; None where the pilot said no."""
-    ready = replace(ready, recipe=replace(ready.recipe, epochs=plan.epochs, views=plan.views))
+    ready = _as_planned(ground, ready, plan)
     with _inputs(ground, ready) as batches:
         if plan.pilot and ground.settings.recipe == "auto" and not _pilot(ground, ready, batches, plan, states):
             return None
@@ -682,6 +684,13 @@ def _fold(ground: Ground, ready: Ready, batches: "Batches", fold: int, states: S
     return Fold(rows, logits, best, tuple(training.records), (start, end))
 
 
+def _as_planned(ground: Ground, ready: Ready, plan: Plan) -> Ready:
+    """With the epochs and views that the time allows, and the rates that go with them unless the user named one."""
+    fixed = ground.settings.lr is not None or ground.settings.head_lr is not None
+    recipe = replace(ready.recipe, epochs=plan.epochs) if fixed else defaults.for_epochs(ready.recipe, plan.epochs)
+    return replace(ready, recipe=replace(recipe, views=plan.views))
+
+
 def _pilot(ground: Ground, ready: Ready, batches: "Batches", plan: Plan, states: States) -> bool:
     """Whether a short training on one fold, somewhere on the way to its weights, is no worse than the head."""
     train, rows = parts(ground.y, ground.held, 0, at_most=_HELD_AT_MOST, seed=ground.settings.seed)
@@ -706,9 +715,7 @@ def _finish(ground: Ground, judged: Judged, states: States) -> tuple[Tuned, tupl
     """The network that ships: trained on all pictures, or, where the time was too short, that of the fold."""
     from graftage.learn.network import between
 
-    ready = replace(
-        judged.ready, recipe=replace(judged.ready.recipe, epochs=judged.plan.epochs, views=judged.plan.views)
-    )
+    ready = judged.ready
     records: tuple[Epoch, ...] = ()
     start, end = judged.first
     if judged.plan.refit:
