@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from graftage.learn import defaults
-from graftage.learn.defaults import Plan, for_epochs, logistic_path, neighbours, plan, recipe, ridge_path
+from graftage.learn.defaults import Plan, logistic_path, neighbours, plan, ridge_path
 
 
 @pytest.mark.parametrize(
@@ -71,10 +71,3 @@ def test_landmarks_are_fewer_than_the_pictures_they_stand_for():
 @pytest.mark.parametrize(("n", "n_classes", "k"), [(18, 2, 5), (19, 2, 5), (20, 2, 20), (990, 100, 5), (10**5, 7, 20)])
 def test_few_pictures_per_class_mean_few_neighbours(n, n_classes, k):
     assert neighbours(n, n_classes) == k
-
-
-def test_over_more_epochs_the_way_stays_as_long_and_over_fewer_the_rates_stay() -> None:
-    usual = recipe("tail", family="batchnorm", n=2000)
-    longer, shorter = for_epochs(usual, 2 * usual.epochs), for_epochs(usual, 3)
-    assert longer.epochs * longer.lr == pytest.approx(usual.epochs * usual.lr)
-    assert (shorter.epochs, shorter.lr, shorter.head_lr) == (3, usual.lr, usual.head_lr)

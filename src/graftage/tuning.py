@@ -49,6 +49,7 @@ _GOOD = 0.02  # held-out error of the head below which auto does not tune (metho
 _JUDGED_ON = 400  # pictures that should be held out to judge a recipe, by taking more folds
 _HELD_AT_MOST = 400  # of one fold, where no more folds are to be had
 _LEAST_EPOCHS = 2  # below which auto does not begin
+_ENOUGH_EPOCHS = 8  # below which no time is spent on training once more on all pictures
 _FULL_MINUTES = 20  # without a budget, auto tries the whole network where that takes no longer
 _RESERVE = 12.0  # seconds kept for converting the tuned network, the test pictures and the report
 _FLIPS_ASKED = 300  # pictures whose mirror images are looked at
@@ -228,15 +229,14 @@ def plan(recipe: Recipe, cost: Cost, *, n: int, k: int, whole: bool, budget: flo
         least: epochs below which it is not worth while.
     """
     wanted = k if whole else int(np.clip(np.ceil(_JUDGED_ON / (n / k)), 1, k))
-    # time goes into epochs first: only with all of them is there any for more folds, or for all pictures once more
-    for folds, refit, enough in ((wanted, True, recipe.epochs), (1, True, recipe.epochs), (1, False, least)):
+    for folds, refit, enough in ((wanted, True, _ENOUGH_EPOCHS), (1, True, _ENOUGH_EPOCHS), (1, False, least)):
         if whole and (folds < k or not refit):
             enough, folds, refit = least, k, True
         passes = folds * (1 - 1 / k) + refit
         views = recipe.views if budget is None else _affordable_views(recipe, cost, n, budget)
         start = cost.fixed + n * (views + 1 if recipe.views else 0) * cost.view
         each = passes * n * cost.picture
-        epochs = recipe.epochs if budget is None else min(2 * recipe.epochs, int((budget - start) / each))
+        epochs = recipe.epochs if budget is None else min(recipe.epochs, int((budget - start) / each))
         if epochs >= min(enough, recipe.epochs):
             pilot = round(_PILOT * epochs) if budget is None and epochs >= _PILOT_FROM else 0
             return Plan(recipe.name, epochs, views, folds, refit, pilot, start + epochs * each)
@@ -592,11 +592,17 @@ class Judged:
         return np.asarray(ground.head.losses[self.rows].astype(np.float64) - self.trial.losses)
 
     def better(self, ground: Ground) -> bool:
-        """More than one standard error in log-loss, and no lower accuracy."""
-        gain = self.gain(ground)
-        right = (self.trial.predicted == ground.y[self.rows]).mean()
-        head = (ground.head.predicted[self.rows] == ground.y[self.rows]).mean()
-        return bool(gain.mean() > gain.std(ddof=1) / np.sqrt(len(gain)) and right >= head)
+        """More than one standard error in log-loss or in accuracy, and no worse in the other."""
+        loss, right = self.gain(ground), self.gain_in_accuracy(ground)
+        if min(loss.mean(), right.mean()) < 0:
+            return False
+        return bool(max(_errors(loss), _errors(right)) > 1)
+
+    def gain_in_accuracy(self, ground: Ground) -> Floats:
+        """1 for each picture held out that only the tuned network has right, -1 for those that only the head has."""
+        y = ground.y[self.rows]
+        tuned, head = self.trial.predicted == y, ground.head.predicted[self.rows] == y
+        return np.asarray(tuned.astype(np.float64) - head)
 
     def numbers(self, ground: Ground) -> dict[str, Any]:
         """For metrics.json."""
@@ -608,9 +614,15 @@ class Judged:
             "accuracy": float((self.trial.predicted == y).mean()),
             "head_log_loss": float(ground.head.losses[self.rows].mean()),
             "head_accuracy": float((ground.head.predicted[self.rows] == y).mean()),
-            "gain_in_standard_errors": float(gain.mean() / max(gain.std(ddof=1) / np.sqrt(len(gain)), 1e-12)),
+            "gain_in_standard_errors": _errors(gain),
+            "accuracy_gain_in_standard_errors": _errors(self.gain_in_accuracy(ground)),
             "alpha": self.alpha,
         }
+
+
+def _errors(gain: Floats) -> float:
+    """The mean of paired differences in standard errors of it."""
+    return float(gain.mean() / max(gain.std(ddof=1) / np.sqrt(len(gain)), 1e-12))
 
 
 def _verdict(ground: Ground, judged: Judged) -> str:
@@ -619,13 +631,14 @@ def _verdict(ground: Ground, judged: Judged) -> str:
     gain = f["gain_in_standard_errors"]
     return (
         f"on {f['held_out']:,} held-out training pictures its log-loss is {f['log_loss']:.3f} against "
-        f"{f['head_log_loss']:.3f} of the head ({gain:+.1f} standard errors) and its accuracy {change:+.1f} points"
+        f"{f['head_log_loss']:.3f} of the head ({gain:+.1f} standard errors) and its accuracy {change:+.1f} points "
+        f"({f['accuracy_gain_in_standard_errors']:+.1f})"
     )
 
 
 def _judge(ground: Ground, ready: Ready, plan: Plan, states: States) -> Judged | None:
     """Trains fold by fold; None where the pilot said no."""
-    ready = _as_planned(ground, ready, plan)
+    ready = replace(ready, recipe=replace(ready.recipe, epochs=plan.epochs, views=plan.views))
     with _inputs(ground, ready) as batches:
         if plan.pilot and ground.settings.recipe == "auto" and not _pilot(ground, ready, batches, plan, states):
             return None
@@ -682,13 +695,6 @@ def _fold(ground: Ground, ready: Ready, batches: "Batches", fold: int, states: S
     alphas = ALPHAS if ground.settings.recipe == "auto" else (1.0,)
     logits = {alpha: _logits_between(training, start, end, alpha, rows) for alpha in alphas}
     return Fold(rows, logits, best, tuple(training.records), (start, end))
-
-
-def _as_planned(ground: Ground, ready: Ready, plan: Plan) -> Ready:
-    """With the epochs and views that the time allows, and the rates that go with them unless the user named one."""
-    fixed = ground.settings.lr is not None or ground.settings.head_lr is not None
-    recipe = replace(ready.recipe, epochs=plan.epochs) if fixed else defaults.for_epochs(ready.recipe, plan.epochs)
-    return replace(ready, recipe=replace(recipe, views=plan.views))
 
 
 def _pilot(ground: Ground, ready: Ready, batches: "Batches", plan: Plan, states: States) -> bool:
