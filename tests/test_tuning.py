@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ import photos
 from graftage import states, tuning
 from graftage.features import inputs
 from graftage.learn.defaults import Recipe
+from graftage.learn.search import Candidate, Trial
 from graftage.tuning import Cost, parts, plan
 
 FAST = ("--fit", "squash", "--test", "0.34", "--folds", "2", "-b", "8")
@@ -256,3 +258,28 @@ def test_a_class_in_one_fold_only_is_learnt_from() -> None:
     assert rows.tolist() == [0, 2, 3]
     assert train.tolist() == [1, 4, 5]
     assert set(y[train]) == {0, 1, 2}
+
+
+@pytest.mark.parametrize(
+    ("loss", "more_right", "ships"),
+    [
+        (0.10, 0, True),  # the log-loss is clearly better, the accuracy the same
+        (0.0, 8, True),  # the accuracy is clearly better, the log-loss the same
+        (0.10, -1, False),  # better in one, worse in the other
+        (-0.01, 8, False),
+        (0.01, 1, False),  # neither can be told from luck
+        (0.0, 0, False),
+    ],
+)
+def test_a_tuned_network_ships_where_one_gain_is_real_and_the_other_no_loss(
+    loss: float, more_right: int, ships: bool
+) -> None:
+    rng = np.random.default_rng(0)
+    y, noise = np.zeros(200, np.int64), rng.normal(0, 0.5, 200)
+    wrong = np.arange(200) < 20
+    now_wrong = np.arange(200) < 20 - more_right
+    head = Trial(Candidate("ridge", "crop", "unit", 1.0), 1.0, np.full(200, 1.0), wrong.astype(np.int32), np.zeros(200))
+    losses = head.losses - loss - (noise - noise.mean())
+    tuned = Trial(Candidate("tuned", "crop", "unit", 1.0), 1.0, losses, now_wrong.astype(np.int32), np.zeros(200))
+    judged = tuning.Judged(None, None, np.arange(200), tuned, (), None, 1.0, 3, (), None)
+    assert judged.better(SimpleNamespace(y=y, head=head)) is ships
