@@ -76,6 +76,23 @@ def test_a_convolution_that_is_used_twice_is_not_folded() -> None:
     torch.testing.assert_close(module(EXAMPLE), before)
 
 
+def test_an_output_that_is_changed_before_the_norm_is_not_folded() -> None:
+    """As an adapter might that starts at nothing: only the state of the tensor tells."""
+
+    class Added(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.norm = nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3).eval()
+            self.extra = nn.Parameter(torch.zeros(()))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            out = self.conv(x)
+            out += self.extra
+            return self.norm(out)
+
+    assert fold_frozen_norms(Added(), EXAMPLE) == 0
+
+
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize(("kernel", "padding"), [(3, 1), (3, 0), (5, 2), (5, 0), (7, 3)])
 @pytest.mark.parametrize("size", [11, 12])

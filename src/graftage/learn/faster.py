@@ -71,17 +71,18 @@ def fold_frozen_norms(body: nn.Module, example: torch.Tensor) -> int:
 
 
 def _pairs(body: nn.Module, example: torch.Tensor) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:
-    """Convolutions whose very output a normalisation takes, each used once."""
-    made: list[tuple[nn.Conv2d, torch.Tensor]] = []
+    """Convolutions whose very output, not changed in place meanwhile, a normalisation takes; each used once."""
+    made: list[tuple[nn.Conv2d, torch.Tensor, int]] = []
     found: list[tuple[nn.Conv2d, nn.BatchNorm2d]] = []
 
     def after(module: nn.Module, _: Any, output: Any) -> None:
         if isinstance(module, nn.Conv2d):
-            made.append((module, output))
+            made.append((module, output, output._version))
 
     def before(module: nn.Module, inputs: Any) -> None:
         if isinstance(module, nn.BatchNorm2d):
-            found.extend((conv, module) for conv, output in made if output is inputs[0])
+            x = inputs[0]
+            found.extend((conv, module) for conv, output, version in made if output is x and x._version == version)
 
     convs, norms = ([m for m in body.modules() if isinstance(m, kind)] for kind in (nn.Conv2d, nn.BatchNorm2d))
     handles = [m.register_forward_hook(after) for m in convs] + [m.register_forward_pre_hook(before) for m in norms]
@@ -91,7 +92,7 @@ def _pairs(body: nn.Module, example: torch.Tensor) -> list[tuple[nn.Conv2d, nn.B
     finally:
         for handle in handles:
             handle.remove()
-    runs = [conv for conv, _ in made]
+    runs = [conv for conv, _, _ in made]
     return [(c, n) for c, n in found if runs.count(c) == 1 and _is_plain(c) and n.affine and n.track_running_stats]
 
 
@@ -168,7 +169,7 @@ def _both(value: Any) -> list[int]:
 class _Depthwise(torch.autograd.Function):
     """A depthwise convolution whose way back avoids oneDNN's slow bfloat16 kernels.
 
-    The gradient of the weights is taken in float32, which is faster there (and finer). That of the input of a strided
+    The gradient of the weights is taken in float32, which is faster there (and adds up finer). That of the input of a strided
     convolution is, for large kernels, a convolution of the gradient spread out with zeros, else taken in float32, too.
     """
 
