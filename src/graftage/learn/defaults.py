@@ -136,7 +136,9 @@ class Recipe:
     tail_share: float = 0.0
     lora_rank: int = 8
     aa: str = "crop"
-    crop_scale: float = 0.7
+    crop_scale: float = (
+        0.7  # a defect that is cropped away is a wrong label; torchvision's 0.08 is for a million pictures
+    )
     hflip: float = 0.5
     vflip: float = 0.0
     reprob: float = 0.0
@@ -154,13 +156,15 @@ _RATES: dict[Family, tuple[float, float, float]] = {  # lr, layer decay, weight 
     "selfsupervised": (1e-4, 0.7, 0.05),
     "plain": (1e-4, 0.8, 0.01),
 }
-# Random crops that keep half of the picture cost about a point there against those that keep four fifths: a defect
-# cropped away is a wrong label. Torchvision's 0.08 is for ImageNet's million pictures.
 # Pictures below which the statistics of batch normalisation stay frozen (Kornblith et al. 2019, appendix).
 _SMALL = 5000
 # The average of the weights over about the last hundred steps. On one fold of flowers5 it took the held-out log-loss
 # from 0.557 to 0.548, and the first epochs from far below the head to beside it.
 _AVERAGED = 0.99
+
+
+# Of a network's work, that of its tail. On one fold of the solar cells, at equal time: 0.59 88.6 %, 0.37 87.1 %.
+_TAIL = 0.59
 
 
 def recipe(name: str, *, family: Family, n: int, balanced: bool = False) -> Recipe:
@@ -190,8 +194,7 @@ def recipe(name: str, *, family: Family, n: int, balanced: bool = False) -> Reci
         ema=_AVERAGED if frozen else 0.0,  # running statistics would not be those of the averaged weights
     )
     if name == "tail":
-        # the share by the trial above: from half of the network's work 88.0 %, from a third 86.7 %
-        return replace(common, trainable="tail", views=6, tail_share=0.59, frozen_statistics=True, ema=_AVERAGED)
+        return replace(common, trainable="tail", views=6, tail_share=_TAIL, frozen_statistics=True, ema=_AVERAGED)
     if name == "full":
         return replace(common, drop_path=drop_path)
     if name == "norm":  # Basu et al. 2024 tune LayerNorm alone at about ten times the rate of all weights

@@ -169,8 +169,9 @@ def _both(value: Any) -> list[int]:
 class _Depthwise(torch.autograd.Function):
     """A depthwise convolution whose way back avoids oneDNN's slow bfloat16 kernels.
 
-    The gradient of the weights is taken in float32, which is faster there (and adds up finer). That of the input of a strided
-    convolution is, for large kernels, a convolution of the gradient spread out with zeros, else taken in float32, too.
+    The gradient of the weights is taken in float32, which is faster there (and adds up finer). That of the input of a
+    strided convolution is, for large kernels, a convolution of the gradient spread out with zeros, else taken in
+    float32, too.
     """
 
     @staticmethod
