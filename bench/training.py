@@ -22,7 +22,7 @@ from torch import nn
 from graftage.learn import faster, tune
 from graftage.learn.defaults import recipe
 from graftage.learn.network import Network, family_of, fresh_head
-from graftage.tuning import precision_on
+from graftage.training import precision_on
 from saved import machine
 
 CLASSES = 10

@@ -16,11 +16,12 @@ from PIL import Image
 
 import graftage as gr
 import photos
-from graftage import states, tuning
+from graftage import judging, states, training
 from graftage.features import inputs
+from graftage.ground import parts
 from graftage.learn.defaults import Recipe
 from graftage.learn.search import Candidate, Trial
-from graftage.tuning import Cost, parts, plan
+from graftage.plans import Cost, plan
 
 FAST = ("--fit", "squash", "--test", "0.34", "--folds", "2", "-b", "8")
 FAMILIES = ("test_resnet", "test_convnext", "test_vit")
@@ -116,8 +117,8 @@ def test_a_rate_that_diverges_ends_with_advice(twelve: Path, weights_file, tmp_p
 SLOW = """
 import sys, time
 from graftage.learn import tune
-from graftage import states, tuning
-tuning._SAVE_SECONDS = 0.0
+from graftage import judging, states, training
+training._SAVE_SECONDS = 0.0
 before = tune.Training._update
 def update(self):
     before(self)
@@ -179,7 +180,7 @@ def test_a_fault_in_the_middle_ends_with_a_state_to_go_on_from(
 
     with monkeypatch.context() as patched:
         patched.setattr(states, "save_file", failing)
-        patched.setattr(tuning, "_SAVE_SECONDS", 0.0)
+        patched.setattr(training, "_SAVE_SECONDS", 0.0)
         patched.setattr(inputs, "_DECODED_BYTES", 0)  # pictures are read anew in every epoch
         said = photos.graftage("train", own, "-o", tmp_path / "run", *options)
     assert said.status == 2
@@ -281,5 +282,5 @@ def test_a_tuned_network_ships_where_one_gain_is_real_and_the_other_no_loss(
     head = Trial(Candidate("ridge", "crop", "unit", 1.0), 1.0, np.full(200, 1.0), wrong.astype(np.int32), np.zeros(200))
     losses = head.losses - loss - (noise - noise.mean())
     tuned = Trial(Candidate("tuned", "crop", "unit", 1.0), 1.0, losses, now_wrong.astype(np.int32), np.zeros(200))
-    judged = tuning.Judged(None, None, np.arange(200), tuned, (), None, 1.0, 3, (), None)
+    judged = judging.Judged(None, None, np.arange(200), tuned, (), None, 1.0, 3, (), None)
     assert judged.better(SimpleNamespace(y=y, head=head)) is ships

@@ -19,6 +19,7 @@ from graftage.features.engine import Forward, choose_device, cores, open_forward
 from graftage.features.extract import Seen, extract
 from graftage.features.prepare import prepare_elsewhere
 from graftage.features.preprocess import FITS, Fit, Preprocess
+from graftage.ground import Ground, ground_pictures
 from graftage.learn import defaults
 from graftage.learn.baseline import held_out_knn, knn_probabilities
 from graftage.learn.head import Head
@@ -343,8 +344,8 @@ def adapt(
     """The recipe carried out; where a tuned network ships, also its engine and its features of the test pictures."""
     states = States(folder_of(final))
     settings = looked.settings
-    pictures = tuning.ground_pictures(catalog, table.train, looked.backbone, learnt.fit, settings)
-    ground = tuning.Ground(
+    pictures = ground_pictures(catalog, table.train, looked.backbone, learnt.fit, settings)
+    ground = Ground(
         settings=settings,
         backbone=looked.backbone,
         forward=looked.forward,

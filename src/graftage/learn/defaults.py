@@ -106,7 +106,8 @@ class Recipe:
         tail_share: share of the network's multiplications that the tail is, where `trainable` is "tail".
         lora_rank: of the adapters.
         aa: augmentation, see `learn.augment.Augment.kind`.
-        crop_scale: least share of the picture that a random crop keeps.
+        crop_scale: least share of the picture that a random crop keeps; a defect that is cropped away is a wrong label,
+            so it is far from torchvision's 0.08, which is for a million pictures.
         hflip, vflip, reprob: chances of flips and of random erasing.
         balance: how rare classes are made up for.
     """

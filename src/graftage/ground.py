@@ -1,0 +1,121 @@
+"""What all trainings of a run stand on: its training pictures, their features and folds, the frozen heads."""
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from graftage.data.catalog import Catalog
+from graftage.data.decode import Limits
+from graftage.features.backbone import Backbone
+from graftage.features.engine import Forward, cores
+from graftage.learn.head import Head
+from graftage.learn.search import Candidate, Searched, Trial, fit_head
+from graftage.learn.temperature import softmax
+from graftage.progress import Journal
+from graftage.settings import Settings
+
+if TYPE_CHECKING:
+    from graftage.features.views import Pictures
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+
+_FLIPS_ASKED = 300  # pictures whose mirror images are looked at
+
+
+@dataclass(frozen=True, eq=False)
+class Ground:
+    """What the trainings stand on.
+
+    Attributes:
+        settings, backbone, forward, journal: of the run.
+        pictures: those that are learnt from, n of them.
+        X: float32 (n, D) their frozen features; y: int64 (n,) their classes; held: int64 (n,) the fold of each.
+        classes: K names.
+        searched: the frozen heads.
+        head: the trial of the head that would be shipped.
+        fit: how the square is made.
+        whole: whether held-out predictions of all pictures are needed, since there is no test set.
+        started: when the run began, on `time.monotonic`.
+    """
+
+    settings: Settings
+    backbone: Backbone
+    forward: Forward
+    journal: Journal
+    pictures: "Pictures"
+    X: NDArray[np.float32]
+    y: Ints
+    held: Ints
+    classes: tuple[str, ...]
+    searched: Searched
+    head: Trial
+    fit: str
+    whole: bool
+    started: float
+
+
+def ground_pictures(catalog: Catalog, rows: Ints, backbone: Backbone, fit: Any, settings: Settings) -> "Pictures":
+    """The pictures that are learnt from, to be read again and again."""
+    from graftage.features.views import Pictures
+
+    entries = [catalog.entries[i] for i in rows]
+    return Pictures(
+        tuple(e.path for e in entries),
+        tuple(e.digest for e in entries),
+        backbone.preprocess.with_fit(fit),
+        Limits(max_bytes=settings.max_bytes, max_pixels=settings.max_pixels),
+        settings.repair,
+    )
+
+
+def parts(y: Ints, held: Ints, fold: int, *, at_most: int | None, seed: int) -> tuple[Ints, Ints]:
+    """Rows learnt from and rows held out; classes that would not be learnt from are, and are not held out."""
+    inside = held == fold
+    lost = np.setdiff1d(y[inside], y[~inside])
+    inside &= ~np.isin(y, lost)
+    rows = np.flatnonzero(inside)
+    if at_most is not None and len(rows) > at_most:
+        rows = np.sort(np.random.default_rng([seed, 6]).permutation(rows)[:at_most])
+    rest = np.setdiff1d(np.arange(len(y)), rows)
+    return rest, rows
+
+
+def start_head(ground: Ground, train: Ints) -> Head:
+    """The best linear head on unit-length features, fitted to the rows `train`, its temperature folded in."""
+    linear = [t for t in ground.searched.trials if _is_layer(t.candidate)]
+    trial = min(linear, key=lambda t: t.log_loss)
+    head = fit_head(ground.X[train], ground.y[train], trial.candidate, seed=ground.settings.seed)
+    return replace(head, weights=head.weights / trial.temperature, bias=head.bias / trial.temperature)
+
+
+def _is_layer(candidate: Candidate) -> bool:
+    return candidate.family in ("ridge", "logistic") and candidate.transform == "unit"
+
+
+def without_harmful_flips(ground: Ground) -> Ground:
+    """Left-right flips switched off where they turn one class into another, unless the user has decided."""
+    if ground.settings.hflip is not None:
+        return ground
+    from graftage.learn.augment import flips_change_label
+
+    train, rows = parts(ground.y, ground.held, 0, at_most=_FLIPS_ASKED, seed=ground.settings.seed)
+    head, pictures = start_head(ground, train), ground.pictures
+
+    def mirrored(row: int) -> NDArray[np.float32]:
+        square = np.ascontiguousarray(pictures.preprocess.square(pictures.pixels(row))[:, ::-1])
+        (features,) = ground.forward(square[None])
+        own: NDArray[np.float32] = features
+        return own
+
+    with ThreadPoolExecutor(cores()) as pool:
+        flipped = np.stack(list(pool.map(mirrored, rows.tolist())))
+    p, q = softmax(head.logits(ground.X[rows])), softmax(head.logits(flipped))
+    reason = flips_change_label(p, q, ground.y[rows], ground.classes)
+    if not reason:
+        return ground
+    ground.journal.note(f"no left-right flips in training: {reason}; --hflip 0.5 brings them back")
+    return replace(ground, settings=replace(ground.settings, hflip=0.0))
