@@ -16,6 +16,7 @@ from graftage.learn.network import (
     between,
     choose_trainable,
     family_of,
+    follow_statistics,
     fresh_head,
     load_arrays,
     merge_adapters,
@@ -116,6 +117,22 @@ def test_batch_statistics_move_where_the_recipe_lets_them(body: nn.Module, pictu
     training = Training(task(body, pictures, hyper))
     list(training.run())
     assert not torch.equal(training.network.body.bn1.running_mean, body.bn1.running_mean)
+
+
+@pytest.mark.parametrize(("batch", "momentum"), [(8, 0.1), (1, 0.1), (24, 0.1)])
+def test_running_statistics_keep_up_with_a_short_training(
+    body: nn.Module, pictures: torch.Tensor, batch: int, momentum: float
+) -> None:
+    own = copy.deepcopy(body)
+    own.bn1.momentum = 0.01  # as in networks that come from TensorFlow
+    hyper = Recipe("scratch", "all", batch_size=batch, frozen_statistics=False)
+    assert Training(task(own, pictures, hyper)).network.body.bn1.momentum == pytest.approx(momentum)
+
+
+def test_over_many_steps_running_statistics_average_over_a_tenth_of_an_epoch(body: nn.Module) -> None:
+    own = copy.deepcopy(body)
+    follow_statistics(own, 1000)
+    assert own.bn1.momentum == pytest.approx(0.01)
 
 
 def test_the_loss_on_one_batch_goes_to_zero(body: nn.Module, pictures: torch.Tensor) -> None:

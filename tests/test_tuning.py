@@ -209,6 +209,7 @@ def test_two_processes_give_the_result_of_one(twelve: Path, weights_file, tmp_pa
         [str(c) for c in command], env=environment, capture_output=True, text=True, check=False, timeout=300
     )
     assert done.returncode == 0, done.stderr
+    assert done.stdout.count("measured ") == 1  # one of them speaks
     a, b = (photos.read_json(tmp_path / name / "metrics.json")["epochs"] for name in ("one", "two"))
     assert [e["train_loss"] for e in a] == pytest.approx([e["train_loss"] for e in b], rel=1e-4)
     p, q = (photos.table(tmp_path / name / "predictions.csv") for name in ("one", "two"))

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, get_type_hints
 
 import graftage
+from graftage import world
 from graftage.arguments import KindParser
 from graftage.errors import GraftageError, OptionError
 from graftage.settings import FITS, RECIPES, Settings, plain_type, read_config
@@ -199,7 +200,8 @@ def _train(arguments: argparse.Namespace) -> int:
     settings = Settings.from_mapping({**known, **given}, source=str(arguments.config or "train"))
     with _terminal() as terminal:
         run = train(settings, watcher=terminal)
-    _say(*run.summary)
+    if not world.rank():  # of several processes, one speaks
+        _say(*run.summary)
     return 0
 
 

@@ -26,6 +26,7 @@ from graftage.learn.network import (
     Arrays,
     Network,
     choose_trainable,
+    follow_statistics,
     groups,
     load_arrays,
     optimiser,
@@ -158,6 +159,8 @@ class Training:
         self.network.to(task.device).to(memory_format=torch.channels_last)
         if statistics_frozen(task.recipe) and not task.compiled:  # the compiler does so itself
             fold_frozen_norms(self.network.body, task.batches.plain(task.train[:2]).to(task.device))
+        if not statistics_frozen(task.recipe):
+            follow_statistics(self.network, self.steps_per_epoch)
         self.optimiser = optimiser(groups(self.network, task.recipe, task.stages), task.recipe)
         self.trained = [p for group in self.optimiser.param_groups for p in group["params"]]
         self.average = [p.detach().clone() for p in self.trained] if task.recipe.ema else []
