@@ -13,6 +13,7 @@ alone: without imports, without measuring their speed beforehand, without the te
 import argparse
 import hashlib
 import json
+import os
 import subprocess
 import sys
 import sysconfig
@@ -27,6 +28,7 @@ from splits import count, name_of, split, with_budget
 HERE = Path(__file__).resolve().parent / "peers"
 SCRIPTS = {"fastai": HERE / "fastai_fine_tune.py", "timm": HERE / "timm_fine_tune.py"}
 OURS = "auto"
+KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**32), "MALLOC_TRIM_THRESHOLD_": str(2**34)}  # glibc's, as graftage does
 
 
 def environment(folder: Path, *, share: bool) -> Path:
@@ -62,7 +64,9 @@ def peer(name: str, data: str, python: Path, *, seed: int, budget: str, limit: i
         folder = split(data, Path(work), seed=seed, limit=limit)
         command = [python, SCRIPTS[name], folder, "--weights", find(DEFAULT).file]
         command += ["--seconds", str(seconds_of(budget)), "--seed", str(seed)]
-        done = subprocess.run(list(map(str, command)), check=False, capture_output=True, text=True)
+        done = subprocess.run(
+            list(map(str, command)), check=False, capture_output=True, text=True, env={**os.environ, **KEEP_MEMORY}
+        )
         if done.returncode:
             raise SystemExit(f"{name} on {name_of(data)} failed:\n{done.stderr[-3000:]}")
         found = json.loads(done.stdout.splitlines()[-1])
