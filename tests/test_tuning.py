@@ -238,6 +238,18 @@ def test_a_plan_keeps_to_its_budget(budget: float | None, whole: bool) -> None:
         assert "epochs" in found.line()
 
 
+def test_where_one_fold_holds_few_pictures_more_folds_come_before_more_epochs() -> None:
+    recipe, cost = Recipe("tail", "tail", epochs=12, views=4), Cost(5, 0.005, 0.01)
+    few = plan(recipe, cost, n=250, k=5, whole=False, budget=75.0, least=2)
+    many = plan(recipe, cost, n=2500, k=5, whole=False, budget=750.0, least=2)
+    assert few is not None
+    assert (few.folds, few.refit) == (5, True)
+    assert 5 <= few.epochs < 8
+    assert many is not None
+    assert (many.folds, many.refit) == (1, True)
+    assert many.epochs >= 8
+
+
 def test_flips_are_switched_off_where_they_change_the_label(twelve: Path, tmp_path: Path) -> None:
     """Arrows to the left and to the right: with the bundled network, which tells them apart."""
     rng = np.random.default_rng(0)

@@ -97,6 +97,7 @@ def train(data: str | Path | Settings, *, watcher: Watcher | None = None, **opti
         adapted, tested = steps.adapt(looked, catalog, table, learnt, final, started)
         tuned, T = adapted.tuned, None if tested is None else tested[1]
         measured = steps.measure(table, learnt, others, settings.seed, journal, tuned=tuned, T=T)
+        measured = steps.count_opening(catalog, measured, journal)
         scores = {**to_json(measured.scores), "how": measured.how}
         bundle = steps.make_bundle(looked, catalog, table, learnt, scores, tuned=tuned)
         found = problems(steps.in_their_parts(catalog, table), steps.groups_of(catalog))
@@ -142,7 +143,7 @@ def evaluate(
     y, p, groups = seen.y, seen.probabilities, seen.groups
     scores = score(p, y, classes=predictor.classes, groups=groups, rng=np.random.default_rng(seed))
     how = f"{len(y):,} pictures of {data}, none of which the model was trained on, measured once."
-    measured = Measured(seen.rows, y, p, scores, how, groups, ())
+    measured = steps.count_opening(seen.catalog, Measured(seen.rows, y, p, scores, how, groups, ()), journal)
     evaluated = outcome.write_evaluation(folder, seen.catalog, measured, predictor.bundle, journal)
     if rival is None:
         return evaluated

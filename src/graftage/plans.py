@@ -1,20 +1,18 @@
 """How the time is spent on a recipe: epochs, views, folds, from what each of them costs."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from graftage.learn.defaults import Recipe
 
-if TYPE_CHECKING:
-    pass
-
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
 _JUDGED_ON = 400  # pictures that should be held out to judge a recipe, by taking more folds
+_TOO_FEW = 100  # held-out pictures of one fold, below which it tells little: more folds come before more epochs
+_SOME_EPOCHS = 5  # from which on they do
 _ENOUGH_EPOCHS = 8  # below which no time is spent on training once more on all pictures
 _PILOT = 0.2  # share of the epochs that the pilot takes
 _PILOT_FROM = 15  # epochs planned, from which a pilot costs less than it can save
@@ -74,7 +72,8 @@ def plan(recipe: Recipe, cost: Cost, *, n: int, k: int, whole: bool, budget: flo
         least: epochs below which it is not worth while.
     """
     wanted = k if whole else int(np.clip(np.ceil(_JUDGED_ON / (n / k)), 1, k))
-    for folds, refit, enough in ((wanted, True, _ENOUGH_EPOCHS), (1, True, _ENOUGH_EPOCHS), (1, False, least)):
+    first = _SOME_EPOCHS if n / k < _TOO_FEW else _ENOUGH_EPOCHS
+    for folds, refit, enough in ((wanted, True, first), (1, True, _ENOUGH_EPOCHS), (1, False, least)):
         if whole and (folds < k or not refit):
             enough, folds, refit = least, k, True
         passes = folds * (1 - 1 / k) + refit

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from graftage import outcome, story, tuning
+from graftage import openings, outcome, story, tuning, world
 from graftage.data.catalog import Catalog, Entry, require_learnable, scan
 from graftage.data.decode import Limits, decode
 from graftage.data.sources import labelled, read
@@ -444,6 +444,15 @@ def _cross_validated(table: Table, learnt: Learnt, others: Others, seed: int, *,
     scores = corrected_scores(plain, corrected)
     listed = story.tried(trials, learnt.trial if tuned is None else tuned.trial, table.y)
     return Measured(table.train, table.y, p, scores, how, table.groups, shown, listed, len(table.y), apart=False)
+
+
+def count_opening(catalog: Catalog, measured: Measured, journal: Journal) -> Measured:
+    """Where a test set was opened: how often that has happened on this machine."""
+    if not measured.apart or world.rank():
+        return measured
+    times = openings.opened([catalog.entries[i].digest for i in measured.rows])
+    journal.log(event="test opened", times=times, pictures=len(measured.rows))
+    return replace(measured, openings=times)
 
 
 def make_bundle(

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from graftage import openings
 from graftage.data.catalog import Catalog, printable
 from graftage.data.checks import Problem
 from graftage.data.decode import Limits, decode
@@ -57,6 +58,7 @@ class Measured:
         tried: (name, log-loss, accuracy, chosen) of every kind of head tried.
         learnt_from: number of pictures the model was trained on.
         apart: whether the pictures held out took no part in training the model file.
+        openings: how often these test pictures have been opened on this machine, with this time; 0 without a test set.
     """
 
     rows: Ints
@@ -69,6 +71,7 @@ class Measured:
     tried: tuple[tuple[str, float, float, bool], ...] = ()
     learnt_from: int = 0
     apart: bool = True
+    openings: int = 0
 
     @property
     def predicted(self) -> Ints:
@@ -173,6 +176,8 @@ def notices(outcome: Outcome) -> tuple[str, ...]:
         found.append(f"Train and test share {shared:,} pictures: the score is flattered (see problems).")
     if clashing := counts["conflicting labels"]:
         found.append(f"{clashing:,} pictures have an equal twin in another class (see problems).")
+    if outcome.measured.openings >= openings.MANY:
+        found.append(openings.told(outcome.measured.openings))
     return tuple(found)
 
 
@@ -213,7 +218,8 @@ def _against(baseline: Baseline) -> str:
 
 
 def _measured_on(measured: Measured) -> str:
-    kind = "test set" if measured.apart else "cross-validation, corrected for selection"
+    times = "" if measured.openings <= 1 else f", opened {measured.openings:,} times"
+    kind = f"test set{times}" if measured.apart else "cross-validation, corrected for selection"
     return f"on {measured.scores.n:,} held-out pictures ({kind}); 95 % intervals, {measured.scores.accuracy.method}"
 
 
@@ -227,7 +233,7 @@ def report(outcome: Outcome, *, size: int) -> Report:
         title=Path(outcome.settings.data).resolve().name or "pictures",
         verdict=_verdict(outcome),
         scores=measured.scores,
-        how_measured=measured.how,
+        how_measured="\n\n".join(filter(None, (measured.how, openings.told(measured.openings)))),
         data=_data_facts(outcome),
         class_counts=tuple(
             (name, int(learnt[k]), int((measured.y == k).sum())) for k, name in enumerate(catalog.classes)

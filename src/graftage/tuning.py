@@ -1,4 +1,4 @@
-"""From the frozen head to a tuned network, where that pays: the plan, the and what is shipped.
+"""From the frozen head to a tuned network, where that pays: the plan, the judgement, and what is shipped.
 
 Every recipe is trained on part of the pictures and judged on the rest (fold by fold where the whole set must be
 predicted, else on one fold), then once more on all of them for the same number of epochs, if the budget allows. Nothing
