@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from graftage import story, world
+from graftage.card import card
 from graftage.data.catalog import Catalog, write_csv, write_ledger
 from graftage.data.checks import problems, write_problems
 from graftage.data.split import exact_groups
@@ -162,7 +163,7 @@ def write(folder: Path, final: Path, outcome: Outcome, journal: Journal) -> tupl
             )
         with journal.stage("report"):
             outcome = replace(outcome, timing=journal.timing, notes=tuple(journal.notes))
-            page = story.report(outcome, size=(folder / MODEL).stat().st_size)
+            page = replace(story.report(outcome, size=(folder / MODEL).stat().st_size), card=card(outcome))
             _write_text(folder / REPORT, render(page))
     except OSError as error:
         raise StoreError(

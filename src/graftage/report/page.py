@@ -104,6 +104,7 @@ class Report:
         model: facts on the model file, in order.
         usage: (caption, code).
         notes: notices that belong on top.
+        card: (heading, words) of the model card.
     """
 
     title: str
@@ -123,6 +124,7 @@ class Report:
     model: Mapping[str, str] = field(default_factory=dict)
     usage: tuple[tuple[str, str], ...] = ()
     notes: tuple[str, ...] = ()
+    card: tuple[tuple[str, str], ...] = ()
 
 
 def render(report: Report) -> str:
@@ -391,6 +393,7 @@ PARTS: Mapping[str, Callable[[Report], str]] = {
     "timing": lambda report: figures.timing_bars(report.timing) if report.timing else "",
     "usage": lambda report: "".join(markup.code(caption, source) for caption, source in report.usage),
     "model": lambda report: markup.facts(report.model),
+    "card": lambda report: markup.facts(dict(report.card)),
     "how_measured": lambda report: markup.paragraphs(report.how_measured),
     "footnotes": lambda report: markup.footnotes(_methods(report)),
     "pictures": _pictures,
