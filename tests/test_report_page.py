@@ -15,6 +15,7 @@ from graftage.measure.interval import Estimate
 from graftage.measure.scores import Scores, score
 from graftage.report import markup
 from graftage.report.page import GALLERY, Baseline, Left, Report, Shot, render
+from graftage.report.scatter import Dot
 
 VOID = {"meta", "link", "br", "img", "hr", "input"}
 PIXEL = "data:image/gif;base64,R0lGODlhAQABAAAAACwAAAAAAQABAAA="
@@ -99,6 +100,15 @@ def shots(
     return tuple(wrong), {key: tuple(group) for key, group in cells.items()}
 
 
+def dots(cells: dict[tuple[int, int], tuple[Shot, ...]]) -> tuple[Dot, ...]:
+    """Every picture of the cells on the map."""
+    return tuple(
+        Dot(math.sin(i), math.cos(i), shot.id, true, said, shot.confidence, shot.image)
+        for (true, said), group in cells.items()
+        for i, shot in enumerate(group)
+    )
+
+
 def full(names: Sequence[str], n: int = 120, *, word: str = "word", scores: Scores | None = None) -> Report:
     """A report with something in every section; `word` stands wherever a user's text may."""
     scores = scored(names, n) if scores is None else replace(scores, classes=tuple(names))
@@ -126,6 +136,8 @@ def full(names: Sequence[str], n: int = 120, *, word: str = "word", scores: Scor
         model={"Backbone": word},
         usage=((word, "graftage predict model.safetensors a.jpg"),),
         notes=(word,),
+        card=(("Intended use", word),),
+        dots=dots(cells),
     )
 
 
@@ -276,6 +288,33 @@ def test_a_thumbnail_is_sent_once() -> None:
     assert {source[1:] for source in sources} <= set(parsed(html).values("id"))
 
 
+def test_the_map_shows_each_picture_where_it_was_put() -> None:
+    report = full(["a", "b", "c"])
+    html = render(report)
+    told = json.loads(parsed(html).scripts[0])["dots"]
+    assert [(d.id, d.true, d.predicted) for d in report.dots] == [(i, t, p) for i, _, t, p, _ in told]
+    marks = re.findall(r'<circle class="(right|wrong)" data-dot="(\d+)" data-true="(\d)" cx="(\d+)" cy="(\d+)"', html)
+    assert {int(number) for _, number, *_ in marks} == set(range(len(report.dots)))
+    for kind, number, true, x, y in marks:
+        dot = report.dots[int(number)]
+        assert (kind == "right") == (dot.true == dot.predicted)
+        assert dot.true == int(true)
+        assert (int(x) / 300 - 1, 1 - int(y) / 300) == pytest.approx((dot.x, dot.y), abs=0.03)
+
+
+def test_a_thumbnail_of_the_map_that_the_page_has_is_named() -> None:
+    report = full(["a", "b", "c"])
+    cells = pictures(html := render(report))
+    for source, dot in zip([d[4] for d in json.loads(parsed(html).scripts[0])["dots"]], report.dots, strict=True):
+        if source.startswith("@"):
+            key, number = source[1:].split(":")
+            assert cells[key]["shots"][int(number)][3] == dot.image
+        else:
+            assert report.mistakes[int(source.removeprefix("#mistake"))].image == dot.image
+    alone = render(replace(report, cells={}, mistakes=()))
+    assert [d[4] for d in json.loads(parsed(alone).scripts[0])["dots"]] == [dot.image for dot in report.dots]
+
+
 def test_pictures_without_thumbnail_are_still_listed() -> None:
     report = full(["a", "b"])
     bare = tuple(replace(shot, image="") for shot in report.mistakes)
@@ -350,6 +389,8 @@ def test_sections_without_content_are_left_out() -> None:
         "data",
         "baselines",
         "mistakes",
+        "map",
+        "card",
         "calibration",
         "tried",
         "left",

@@ -43,12 +43,12 @@ def _data(outcome: Outcome) -> str:
 def _measured(outcome: Outcome) -> str:
     measured = outcome.measured
     apart = (
-        "that the model file has not learnt from"
+        " that the model file has not learnt from"
         if measured.apart
-        else "each by a model that had not learnt from it (cross-validation)"
+        else ", each by a model that had not learnt from it (cross-validation)"
     )
     return (
-        f"Accuracy {measured.scores.accuracy.percent()} on {measured.scores.n:,} pictures, {apart}. The interval "
+        f"Accuracy {measured.scores.accuracy.percent()} on {measured.scores.n:,} pictures{apart}. The interval "
         "speaks of new pictures from the same source; of another source it says nothing until you measure there "
         "(graftage evaluate)."
     )

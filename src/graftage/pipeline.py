@@ -98,6 +98,7 @@ def train(data: str | Path | Settings, *, watcher: Watcher | None = None, **opti
         tuned, T = adapted.tuned, None if tested is None else tested[1]
         measured = steps.measure(table, learnt, others, settings.seed, journal, tuned=tuned, T=T)
         measured = steps.count_opening(catalog, measured, journal)
+        measured = steps.lay_out(table, measured, None if tested is None else tested[1], settings.seed, journal)
         scores = {**to_json(measured.scores), "how": measured.how}
         bundle = steps.make_bundle(looked, catalog, table, learnt, scores, tuned=tuned)
         found = problems(steps.in_their_parts(catalog, table), steps.groups_of(catalog))

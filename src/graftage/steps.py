@@ -25,6 +25,7 @@ from graftage.learn.baseline import held_out_knn, knn_probabilities
 from graftage.learn.head import Head
 from graftage.learn.search import Searched, Trial, fit_head, search, simplest_within_one_error
 from graftage.learn.temperature import softmax
+from graftage.measure.projection import flat_map
 from graftage.measure.scores import majority, score
 from graftage.measure.selection import Trials, bbc, corrected_scores
 from graftage.progress import Journal
@@ -37,6 +38,7 @@ from graftage.tuning import Adapted, Tuned
 Ints = NDArray[np.int64]
 
 _SQUARE = 1.02  # pictures no longer than this are square: padding and squashing them is the same
+_ON_THE_MAP = 300  # pictures: each is a thumbnail in the report
 _SAMPLE_SQUARES = 8  # of the user's own pictures, to hold a new graph against PyTorch
 
 
@@ -453,6 +455,23 @@ def count_opening(catalog: Catalog, measured: Measured, journal: Journal) -> Mea
     times = openings.opened([catalog.entries[i].digest for i in measured.rows])
     journal.log(event="test opened", times=times, pictures=len(measured.rows))
     return replace(measured, openings=times)
+
+
+def lay_out(table: Table, measured: Measured, T: NDArray[np.float32] | None, seed: int, journal: Journal) -> Measured:
+    """A flat map of some of the pictures held out: wrong ones, a third of them at most, and others at random.
+
+    Args:
+        T: float32 (t, D) the tuned network's features of the test pictures, where it ships.
+    """
+    X = table.X if not measured.apart else table.T if T is None else T
+    rng, wrong = np.random.default_rng([seed, 8]), np.flatnonzero(measured.predicted != measured.y)
+    some = rng.permutation(wrong)[: _ON_THE_MAP // 3]
+    rest = rng.permutation(np.setdiff1d(np.arange(len(X)), some))[: _ON_THE_MAP - len(some)]
+    shown = np.sort(np.concatenate([some, rest]))
+    places = np.full((len(X), 2), np.nan)
+    with journal.stage("map"):
+        places[shown] = flat_map(X[shown])
+    return replace(measured, places=places)
 
 
 def make_bundle(

@@ -22,6 +22,7 @@ from graftage.measure.calibration import reliability
 from graftage.measure.compare import paired
 from graftage.measure.scores import Scores, score
 from graftage.report.page import Baseline, Left, Report, Shot
+from graftage.report.scatter import Dot
 from graftage.serve.bundle import Bundle
 from graftage.settings import Settings
 from graftage.tuning import Adapted
@@ -58,6 +59,7 @@ class Measured:
         tried: (name, log-loss, accuracy, chosen) of every kind of head tried.
         learnt_from: number of pictures the model was trained on.
         apart: whether the pictures held out took no part in training the model file.
+        places: float64 (n, 2) on a flat map, nan where a picture is not shown there.
         openings: how often these test pictures have been opened on this machine, with this time; 0 without a test set.
     """
 
@@ -72,6 +74,7 @@ class Measured:
     learnt_from: int = 0
     apart: bool = True
     openings: int = 0
+    places: NDArray[np.float64] | None = None
 
     @property
     def predicted(self) -> Ints:
@@ -249,7 +252,34 @@ def report(outcome: Outcome, *, size: int) -> Report:
         model={**_model_facts(outcome.bundle, size), **_recipe_facts(outcome.adapted)},
         usage=_usage(),
         notes=notices(outcome),
+        dots=_dots(outcome, shots),
     )
+
+
+def _dots(outcome: Outcome, shots: Mapping[int, Shot]) -> tuple[Dot, ...]:
+    """The pictures that have a place on the flat map."""
+    measured = outcome.measured
+    if measured.places is None:
+        return ()
+    return tuple(
+        Dot(
+            x=float(measured.places[i, 0]),
+            y=float(measured.places[i, 1]),
+            id=shots[i].id,
+            true=int(measured.y[i]),
+            predicted=int(measured.predicted[i]),
+            confidence=shots[i].confidence,
+            image=shots[i].image,
+        )
+        for i in _placed(measured)
+        if i in shots
+    )
+
+
+def _placed(measured: Measured) -> list[int]:
+    if measured.places is None:
+        return []
+    return [int(i) for i in np.flatnonzero(np.isfinite(measured.places).all(axis=1))]
 
 
 def _verdict(outcome: Outcome) -> str:
@@ -318,7 +348,7 @@ def _by_confidence(measured: Measured) -> list[int]:
 
 
 def _shots(outcome: Outcome) -> dict[int, Shot]:
-    """Thumbnails of the mistakes, most confident first, and of a few pictures for every cell of the matrix."""
+    """Thumbnails of the mistakes, most confident first, of a few pictures for every cell of the matrix, of the map."""
     measured = outcome.measured
     order, per_cell = _by_confidence(measured), Counter[tuple[int, int]]()
     wrong = [i for i in order if measured.predicted[i] != measured.y[i]][:_SHOWN_MISTAKES]
@@ -328,6 +358,7 @@ def _shots(outcome: Outcome) -> dict[int, Shot]:
         per_cell[cell] += 1
         if per_cell[cell] <= _SHOWN_PER_CELL and len(chosen) < _SHOWN_IN_ALL:
             chosen[i] = None
+    chosen |= dict.fromkeys(_placed(measured))
     return {i: _shot(outcome, i) for i in chosen}
 
 
@@ -360,6 +391,7 @@ def thumbnail(path: Path, *, limits: Limits, repair: bool) -> str:
 
 
 def _cells(measured: Measured, shots: Mapping[int, Shot]) -> dict[tuple[int, int], tuple[Shot, ...]]:
+    """Those of the pictures shown that belong to each cell of the matrix."""
     cells: dict[tuple[int, int], tuple[Shot, ...]] = {}
     for i, shot in shots.items():
         key = int(measured.y[i]), int(measured.predicted[i])

@@ -2,7 +2,7 @@
 // Opens the pictures behind a number, moves through the matrix by arrow keys, sorts tables, copies code.
 // Text from the data reaches the page through textContent only.
 (() => {
-  const { classes, cells } = JSON.parse(document.getElementById("pictures").textContent);
+  const { classes, cells, dots } = JSON.parse(document.getElementById("pictures").textContent);
   const viewer = document.querySelector(".viewer");
   document.documentElement.classList.add("moving");
 
@@ -15,6 +15,10 @@
 
   const picture = (source, alt) => {
     if (!source) return make("span", "", "blank");
+    if (source.startsWith("@")) {
+      const [key, number] = source.slice(1).split(":");
+      return picture(cells[key].shots[number][3], alt);
+    }
     const image = make("img");
     image.src = source.startsWith("#") ? document.getElementById(source.slice(1)).src : source;
     image.alt = alt;
@@ -74,6 +78,48 @@
       next(button, steps[event.key]).focus();
     });
   }
+
+  // The map: one stop of the Tab key, arrows go to the next dot, what is looked at stands beside it.
+  const looked = document.querySelector(".looked");
+  const marks = [...document.querySelectorAll("[data-dot]")];
+  const centre = (mark) => [Number(mark.getAttribute("cx")), Number(mark.getAttribute("cy"))];
+  const look = (mark) => {
+    const [id, confidence, truth, said, source] = dots[mark.dataset.dot];
+    marks.forEach((other) => other.classList.toggle("now", other === mark));
+    marks.forEach((other) => other.setAttribute("tabindex", other === mark ? 0 : -1));
+    const figure = make("figure", "", truth === said ? "right" : "");
+    const caption = make("figcaption");
+    caption.append(make("b", classes[said], "said"), ` ${(100 * confidence).toFixed(1)} %`);
+    if (truth !== said) caption.append(make("br"), "truly ", make("b", classes[truth]));
+    const file = make("span", id.split(/[\\/]/).pop(), "file");
+    file.title = id;
+    caption.append(file);
+    figure.append(picture(source, id), caption);
+    looked.replaceChildren(figure);
+  };
+  const beside = (mark, [down, right]) => {
+    const [x, y] = centre(mark);
+    const ahead = marks
+      .filter((other) => other !== mark && !other.classList.contains("faint"))
+      .map((other) => [other, centre(other)])
+      .map(([other, [u, v]]) => [other, (v - y) * down + (u - x) * right, Math.abs(down ? u - x : v - y)])
+      .filter(([, along, off]) => along > 0 && off <= 2 * along)
+      .sort((a, b) => a[1] + 2 * a[2] - b[1] - 2 * b[2]);
+    return ahead.length ? ahead[0][0] : mark;
+  };
+  if (marks.length) marks[0].setAttribute("tabindex", 0);
+  for (const mark of marks) {
+    for (const event of ["pointerenter", "focus", "click"]) mark.addEventListener(event, () => look(mark));
+    mark.addEventListener("keydown", (event) => {
+      if (!(event.key in steps)) return;
+      event.preventDefault();
+      beside(mark, steps[event.key]).focus();
+    });
+  }
+  document.querySelector(".of-class")?.addEventListener("change", (event) => {
+    const chosen = event.target.value;
+    marks.forEach((mark) => mark.classList.toggle("faint", chosen !== "" && mark.dataset.true !== chosen));
+  });
 
   const sort = (table, index, heading) => {
     const order = heading.getAttribute("aria-sort") === "ascending" ? -1 : 1;

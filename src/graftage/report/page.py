@@ -18,6 +18,7 @@ from graftage.measure.interval import Estimate
 from graftage.measure.scores import ClassScore, Scores
 from graftage.report import figures, markup
 from graftage.report.markup import text
+from graftage.report.scatter import Dot, scatter
 
 MATRIX_CLASSES = 30  # above, the cells of a confusion matrix can neither be read nor hit with a finger
 HEAT_CLASSES = 250  # above, a cell of the heat map is smaller than a pixel or two
@@ -105,6 +106,7 @@ class Report:
         usage: (caption, code).
         notes: notices that belong on top.
         card: (heading, words) of the model card.
+        dots: held-out pictures on a flat map, perhaps not all of them.
     """
 
     title: str
@@ -125,6 +127,7 @@ class Report:
     usage: tuple[tuple[str, str], ...] = ()
     notes: tuple[str, ...] = ()
     card: tuple[tuple[str, str], ...] = ()
+    dots: tuple[Dot, ...] = ()
 
 
 def render(report: Report) -> str:
@@ -331,10 +334,11 @@ def _mistakes(report: Report) -> str:
 def _pictures(report: Report) -> str:
     """The cells' pictures as JSON that is safe inside a script element.
 
-    A thumbnail that the page shows already among the mistakes is named by its element instead of being sent twice.
+    A thumbnail that the page shows already among the mistakes is named by its element instead of being sent twice, and
+    one that a cell has by the cell and its number.
     """
     confusion, names = report.scores.confusion, [markup.clean(name) for name in report.scores.classes]
-    shown = {shot.image: f"#mistake{i}" for i, shot in enumerate(report.mistakes[:GALLERY]) if shot.image}
+    shown = {"": "", **{shot.image: f"#mistake{i}" for i, shot in enumerate(report.mistakes[:GALLERY]) if shot.image}}
     cells = {}
     for (row, column), shots in report.cells.items():
         assert len(shots) <= confusion[row, column], f"cell {(row, column)} has more pictures than were counted"
@@ -343,8 +347,19 @@ def _pictures(report: Report) -> str:
             for s in shots
         ]
         cells[f"{row},{column}"] = {"n": int(confusion[row, column]), "shots": fields}
-    data = json.dumps({"classes": names, "cells": cells}, separators=(",", ":"), allow_nan=False)
+    dots = _dots(report, shown)
+    data = json.dumps({"classes": names, "cells": cells, "dots": dots}, separators=(",", ":"), allow_nan=False)
     return data.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _dots(report: Report, shown: Mapping[str, str]) -> list[list[object]]:
+    """The map's pictures; `shown` names the thumbnails that the page has already."""
+    known = {s.image: f"@{i},{j}:{k}" for (i, j), shots in report.cells.items() for k, s in enumerate(shots)}
+    known.update(shown)
+    return [
+        [markup.clean(d.id), round(d.confidence, 5), d.true, d.predicted, known.get(d.image, d.image)]
+        for d in report.dots
+    ]
 
 
 def _trials(report: Report) -> str:
@@ -393,6 +408,7 @@ PARTS: Mapping[str, Callable[[Report], str]] = {
     "timing": lambda report: figures.timing_bars(report.timing) if report.timing else "",
     "usage": lambda report: "".join(markup.code(caption, source) for caption, source in report.usage),
     "model": lambda report: markup.facts(report.model),
+    "map": lambda report: scatter(report.dots, report.scores.classes),
     "card": lambda report: markup.facts(dict(report.card)),
     "how_measured": lambda report: markup.paragraphs(report.how_measured),
     "footnotes": lambda report: markup.footnotes(_methods(report)),
