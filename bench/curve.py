@@ -120,6 +120,8 @@ def show(records: list[Record], metric: str) -> bool:
         cells.setdefault(f"{record['set']}, {record['asked']:>5,}", []).append(record)
     for name, rows in sorted(cells.items()):
         print(line(name, rows, metric))
+    for n in sorted({r["asked"] for r in records}):
+        print(line(f"all, {n:>5,}", [r for r in records if r["asked"] == n], metric))
     print(line("all", records, metric))
     told = [r for r in records if "value" in r[metric]]
     off = float(np.mean([100 * abs(r[metric]["value"] - r[metric]["came"]) for r in told]))

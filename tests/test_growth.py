@@ -17,6 +17,7 @@ from graftage.features import extract
 from graftage.growth import Curved
 from graftage.measure.curve import Curve, Needed
 from graftage.measure.interval import Estimate
+from graftage.progress import Journal, Silent
 from graftage.report.curve import ClassRow, Growth, render
 from graftage.report.fan import Fan, fan_chart
 
@@ -150,6 +151,27 @@ def test_few_or_equal_pictures_are_an_error(tmp_path: Path) -> None:
     shutil.copytree(same[0].parent, tmp_path / "same" / "b")
     with pytest.raises(DataError, match="40 pictures, 1 of them different, are too few for a curve"):
         graftage.curve(tmp_path / "same", output=tmp_path / "c.html", fit="crop")
+
+
+# The report of a training run
+
+
+def test_a_training_run_tells_what_more_pictures_would_bring(finished: tuple[Path, photos.Said]) -> None:
+    record = photos.read_json(finished[0] / "metrics.json")["curve"]
+    assert (record["pictures"], record["limit"]) == (48, 384)
+    assert [row["pictures"] for row in record["expected"]] == [48, 72, 96, 192]
+    text = (finished[0] / "report.html").read_text(encoding="utf-8")
+    section = re.search(r'<section id="growth">.*?</section>', text, flags=re.DOTALL)
+    assert section is not None
+    assert section[0].count('<g class="measured">') == len(record["measured"])
+    assert "Twice the pictures would bring the accuracy" in section[0]
+
+
+def test_a_large_run_or_a_tiny_one_goes_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(growth, "refit")
+    for n in (2501, 10):
+        X, y = np.ones((n, 3), np.float32), np.arange(n) % 2
+        assert growth.beside_training(X, y, np.arange(n), seed=0, journal=Journal(Silent())) is None
 
 
 # Words

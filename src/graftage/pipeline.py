@@ -101,7 +101,8 @@ def train(data: str | Path | Settings, *, watcher: Watcher | None = None, **opti
         scores = {**to_json(measured.scores), "how": measured.how}
         bundle = steps.make_bundle(looked, catalog, table, learnt, scores, tuned=tuned)
         found = problems(steps.in_their_parts(catalog, table), steps.groups_of(catalog))
-        whole = Outcome(settings, catalog, found, bundle, measured, adapted=adapted)
+        grown = growth.beside_training(table.X, table.y, table.groups, seed=settings.seed, journal=journal)
+        whole = Outcome(settings, catalog, found, bundle, measured, adapted=adapted, curve=grown)
         summary = outcome.write(folder, final, whole, journal)
     States(folder_of(final)).remove()
     return Run(final, measured.scores, summary, tuple(journal.notes))
@@ -351,7 +352,7 @@ def curve(
     curved = Curved(found, table.classes, path, growth.summary(found, table.classes, path), notes)
     title = Path(settings.data).resolve().name
     page = growth.page(found, table.classes, title=title, backbone=settings.backbone, fit=fit, notes=notes)
-    growth.write(page, growth.to_json(curved), path)
+    growth.write(page, {**growth.curve_json(found, table.classes), "notes": notes}, path)
     return curved
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from graftage import growth
 from graftage.data.catalog import Catalog, printable
 from graftage.data.checks import Problem
 from graftage.data.decode import Limits, decode
@@ -19,6 +20,7 @@ from graftage.errors import PictureError
 from graftage.learn.search import Candidate, Trial
 from graftage.measure.calibration import reliability
 from graftage.measure.compare import paired
+from graftage.measure.curve import Curve
 from graftage.measure.scores import Scores, score
 from graftage.report.page import Baseline, Left, Report, Shot
 from graftage.serve.bundle import Bundle
@@ -88,6 +90,7 @@ class Outcome:
     timing: tuple[tuple[str, float], ...] = field(default=())
     notes: tuple[str, ...] = field(default=())
     adapted: Adapted | None = None
+    curve: Curve | None = None
 
 
 def baselines(
@@ -243,6 +246,7 @@ def report(outcome: Outcome, *, size: int) -> Report:
         model={**_model_facts(outcome.bundle, size), **_recipe_facts(outcome.adapted)},
         usage=_usage(),
         notes=notices(outcome),
+        growth=growth.section(outcome.curve),
     )
 
 

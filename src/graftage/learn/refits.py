@@ -99,7 +99,7 @@ def _predicted(
     else:
         weights = rows[train].astype(np.float64).T @ model.coefficients
         logits = rows[test] @ weights.astype(np.float32) + model.bias
-    return np.unique(y[train])[logits.argmax(axis=1)]
+    return np.asarray(np.unique(y[train])[logits.argmax(axis=1)], dtype=np.int64)
 
 
 def _targets(y: Labels) -> tuple[Labels, Floats]:

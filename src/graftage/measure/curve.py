@@ -34,6 +34,7 @@ _DRAWS = 300
 _CLASS_DRAWS = 100
 _MISFIT = 0.002  # a power law is only a law of thumb: what it is allowed to miss a size by, besides the noise
 _RISE = (3.0, 0.005)  # standard errors, and error rate: what counts as rising, or as missed by every law
+_LARGEST = 3  # sizes whose mean must beat chance
 _STANDS_OUT = 0.9
 _METHOD = "power laws, two-stage bootstrap"
 
@@ -248,9 +249,9 @@ def _trouble(refits: Refits, metric: Metric, errors: Floats, drawn: Floats) -> s
     """Why the curve must not be carried on; "" if it may."""
     counts = np.bincount(refits.y)
     chance = 1.0 - (counts.max() / counts.sum() if metric == "accuracy" else 1.0 / (counts > 0).sum())
-    if np.quantile(chance - drawn[:, -1], 0.025) <= 0:
+    if np.quantile(chance - drawn[:, -_LARGEST:].mean(axis=1), 0.025) <= 0:
         return (
-            "no signal found: at the largest size the score is not measurably better than always naming one class, so "
+            "no signal found: at the largest sizes the score is not measurably better than always naming one class, so "
             "there is no curve to carry on"
         )
     if len(errors) < FEWEST_SIZES:
@@ -289,8 +290,9 @@ def _quantiles(scores: Floats) -> Estimate:
 
 def _score(error: float, drawn: Floats, bits: float) -> Estimate:
     """A measured score with percentiles of its draws, moved so that their mean is the score."""
-    found = _quantiles(1 - drawn + drawn.mean() - error)
-    return _widened(replace(found, value=float(1 - error)), bits)
+    score, found = float(1 - error), _quantiles(1 - drawn + drawn.mean() - error)
+    low, high = max(0.0, min(found.low, score)), min(1.0, max(found.high, score))
+    return _widened(replace(found, value=score, low=low, high=high), bits)
 
 
 def _widened(found: Estimate, bits: float) -> Estimate:

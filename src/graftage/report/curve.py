@@ -61,8 +61,7 @@ def render(growth: Growth) -> str:
         "style": report[report.index("<style>") + len("<style>") : report.index("</style>")].strip(),
         "verdict": text(growth.verdict),
         "notices": "".join(f"<li>{text(note)}</li>" for note in growth.notes),
-        "figure": fan_chart(growth.fan),
-        "key": _key(growth.fan),
+        "figure": figure(growth.fan),
         "metric": text(growth.metric),
         "rows": _rows(growth),
         "facts": markup.facts(growth.facts),
@@ -72,6 +71,12 @@ def render(growth: Growth) -> str:
     # one pass over the template alone: what a user wrote is never searched for placeholders
     page = re.sub(r"\{\{(\w+)\}\}", lambda m: parts[m[1]], template)
     return page if growth.notes else re.sub(r'<section class="notes".*?</section>\n', "", page, flags=re.DOTALL)
+
+
+def figure(fan: Fan, words: str = "") -> str:
+    """The fan with its key and, below it, a sentence."""
+    said = f"<p>{text(words)}</p>" if words else ""
+    return f'<p class="legend">{_key(fan)}</p>{fan_chart(fan)}{said}'
 
 
 def _key(fan: Fan) -> str:

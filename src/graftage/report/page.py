@@ -16,7 +16,8 @@ import numpy as np
 
 from graftage.measure.interval import Estimate
 from graftage.measure.scores import ClassScore, Scores
-from graftage.report import figures, markup
+from graftage.report import curve, figures, markup
+from graftage.report.fan import Fan
 from graftage.report.markup import text
 
 MATRIX_CLASSES = 30  # above, the cells of a confusion matrix can neither be read nor hit with a finger
@@ -104,6 +105,7 @@ class Report:
         model: facts on the model file, in order.
         usage: (caption, code).
         notes: notices that belong on top.
+        growth: how the score grows with the pictures: the figure, and a sentence.
     """
 
     title: str
@@ -123,6 +125,7 @@ class Report:
     model: Mapping[str, str] = field(default_factory=dict)
     usage: tuple[tuple[str, str], ...] = ()
     notes: tuple[str, ...] = ()
+    growth: tuple[Fan, str] | None = None
 
 
 def render(report: Report) -> str:
@@ -385,6 +388,7 @@ PARTS: Mapping[str, Callable[[Report], str]] = {
     "confusion": _confusion,
     "mistakes": _mistakes,
     "reliability": lambda report: figures.reliability_diagram(report.reliability) if report.reliability else "",
+    "growth": lambda report: curve.figure(*report.growth) if report.growth else "",
     "trials": _trials,
     "left_out": _left_out,
     "problems": _problems,
