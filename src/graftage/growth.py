@@ -146,7 +146,7 @@ def summary(curve: Curve, classes: tuple[str, ...], path: Path) -> tuple[str, ..
     if curve.trouble:
         lines.append(f"not carried on      {curve.trouble}")
     for pictures, score in curve.expected:
-        what = "with all" if pictures == curve.n else f"with {pictures / curve.n:g} ×"
+        what = "with all" if pictures == curve.n else f"with {pictures / curve.n:.2g} ×"
         lines.append(f"expected {what:<10} {score.percent()}, {pictures:,} pictures")
     lines += [f"for {100 * n.target:g} %{'':<11} {need_words(n, curve)}" for n in [curve.needed] if n]
     lines.append(f"photograph next     {class_words(curve, classes)}")
@@ -197,7 +197,7 @@ def page(
 ) -> Growth:
     """What the page says."""
     rows = [(int(m), "measured", score) for m, score in zip(curve.sizes, curve.measured, strict=True)]
-    rows += [(m, "expected, all" if m == curve.n else f"expected, {m / curve.n:g} ×", s) for m, s in curve.expected]
+    rows += [(m, "expected, all" if m == curve.n else f"expected, {m / curve.n:.2g} ×", s) for m, s in curve.expected]
     return Growth(
         title=title,
         verdict=_verdict(curve),

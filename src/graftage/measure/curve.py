@@ -34,7 +34,7 @@ _DRAWS = 300
 _CLASS_DRAWS = 100
 _MISFIT = 0.002  # a power law is only a law of thumb: what it is allowed to miss a size by, besides the noise
 _RISE = (3.0, 0.005)  # standard errors, and error rate: what counts as rising, or as missed by every law
-_LARGEST = 3  # sizes whose mean must beat chance
+_LARGEST, _SIGNAL = 3, 0.01  # sizes whose mean must beat chance, in all but this share of the draws
 _STANDS_OUT = 0.9
 _METHOD = "power laws, two-stage bootstrap"
 
@@ -249,7 +249,7 @@ def _trouble(refits: Refits, metric: Metric, errors: Floats, drawn: Floats) -> s
     """Why the curve must not be carried on; "" if it may."""
     counts = np.bincount(refits.y)
     chance = 1.0 - (counts.max() / counts.sum() if metric == "accuracy" else 1.0 / (counts > 0).sum())
-    if np.quantile(chance - drawn[:, -_LARGEST:].mean(axis=1), 0.025) <= 0:
+    if np.quantile(chance - drawn[:, -_LARGEST:].mean(axis=1), _SIGNAL) <= 0:
         return (
             "no signal found: at the largest sizes the score is not measurably better than always naming one class, so "
             "there is no curve to carry on"
