@@ -169,7 +169,7 @@ def test_a_training_run_tells_what_more_pictures_would_bring(finished: tuple[Pat
 
 def test_a_large_run_or_a_tiny_one_goes_without(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(growth, "refit")
-    for n in (2501, 10):
+    for n in (1001, 10):
         X, y = np.ones((n, 3), np.float32), np.arange(n) % 2
         assert growth.beside_training(X, y, np.arange(n), seed=0, journal=Journal(Silent())) is None
 

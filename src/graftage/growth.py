@@ -35,7 +35,7 @@ Ints = NDArray[np.int64]
 
 METRICS: tuple[Metric, ...] = ("accuracy", "balanced_accuracy")
 _FEWEST = 10  # different pictures
-_BESIDE, _BESIDE_REPLICATES = 2500, 5  # pictures up to which a report has a curve, and its refits of each size
+_BESIDE, _BESIDE_REPLICATES = 1000, 5  # pictures up to which a report has a curve, and its refits of each size
 SOURCE = "conditional on new pictures coming from the same source"
 
 
@@ -223,7 +223,7 @@ def _verdict(curve: Curve) -> str:
     name, now, twice = metric_words(curve.metric), curve.at(1.0), curve.at(2.0)
     if now is None or twice is None:
         return f"Measured up to {curve.sizes[-1]:,} pictures; so many more are not foretold from that."
-    rise = 100 * (twice.value - now.value)
+    rise = round(100 * twice.value, 1) - round(100 * now.value, 1)  # of the numbers that are shown
     words = f"Twice the pictures would bring the {name} from about {100 * now.value:.1f} % to {twice.percent()}"
     return f"{words}: {rise:.1f} points more." if rise >= 0.05 else f"{words}: next to nothing."
 
@@ -257,7 +257,7 @@ def _how(curve: Curve) -> str:
         f"At {len(curve.sizes)} sizes from {curve.sizes[0]:,} to {curve.sizes[-1]:,} pictures, {REPLICATES} "
         "classifiers each were trained on a part of the pictures, drawn class by class with equal files kept together, "
         "and tested on all others: ridge regression on frozen features, its penalty chosen within its own part. "
-        "What `train` ships is chosen among more heads, or is tuned, and is measured in its own report."
+        "What graftage train ships is chosen among more heads, or is tuned, and is measured in its own report."
     )
     if curve.trouble:
         return f"{first}\n\nNothing is carried on from here, because {curve.trouble}."
@@ -266,7 +266,7 @@ def _how(curve: Curve) -> str:
         f"Power laws through the error rates are weighted by what they foretell of the two largest sizes ({shares}) "
         "and carried on. Their fan comes from 300 draws in which the classifiers of each size, the pictures and the "
         "prior on the exponent are drawn anew; intervals hold the middle 80 %. Nothing is said past "
-        f"{curve.limit:,} pictures, {FARTHEST} times what the curve was measured up to."
+        f"{curve.limit:,} pictures, {FARTHEST} times what the refits cover."
     )
     return f"{first}\n\n{second}\n\nAll of it is {SOURCE}."
 
