@@ -16,9 +16,10 @@ if TYPE_CHECKING:
         PictureError,
         StoreError,
     )
+    from graftage.growth import Curved
     from graftage.measure.interval import Estimate
     from graftage.measure.scores import Scores
-    from graftage.pipeline import Run, compare, evaluate, train
+    from graftage.pipeline import Run, compare, curve, evaluate, train
     from graftage.serve.predict import Prediction, Predictor, load
     from graftage.settings import Settings
     from graftage.sklearn import GraftClassifier
@@ -30,6 +31,7 @@ _HOME = {
     "BackboneError": "graftage.errors",
     "BundleError": "graftage.errors",
     "Compared": "graftage.versus",
+    "Curved": "graftage.growth",
     "DataError": "graftage.errors",
     "Estimate": "graftage.measure.interval",
     "GraftClassifier": "graftage.sklearn",
@@ -43,6 +45,7 @@ _HOME = {
     "Settings": "graftage.settings",
     "StoreError": "graftage.errors",
     "compare": "graftage.pipeline",
+    "curve": "graftage.pipeline",
     "evaluate": "graftage.pipeline",
     "load": "graftage.serve.predict",
     "train": "graftage.pipeline",
@@ -52,6 +55,7 @@ __all__ = [
     "BackboneError",
     "BundleError",
     "Compared",
+    "Curved",
     "DataError",
     "Estimate",
     "GraftClassifier",
@@ -66,6 +70,7 @@ __all__ = [
     "StoreError",
     "__version__",
     "compare",
+    "curve",
     "evaluate",
     "load",
     "train",

@@ -120,6 +120,7 @@ _COMMANDS: Final[dict[str, str]] = {
     "fit": "train",
     "infer": "predict",
     "inference": "predict",
+    "learning-curve": "curve",
     "list-models": "backbones",
     "models": "backbones",
     "score": "evaluate",

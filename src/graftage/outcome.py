@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from graftage import story, world
+from graftage import growth, story, world
 from graftage.card import card
 from graftage.data.catalog import Catalog, write_csv, write_ledger
 from graftage.data.checks import problems, write_problems
@@ -258,6 +258,7 @@ def metrics(outcome: Outcome) -> str:
         "fit": outcome.bundle.preprocess.fit,
         "temperature": outcome.bundle.temperature,
         **({} if outcome.adapted is None else dict(outcome.adapted.story)),
+        **({} if outcome.curve is None else {"curve": growth.curve_json(outcome.curve, catalog.classes)}),
         "recipe": "linear" if outcome.adapted is None else outcome.adapted.shipped,
     }
     return json.dumps(whole, indent=1, ensure_ascii=False, allow_nan=False) + "\n"

@@ -7,19 +7,20 @@ File names are decided here and in `outcome`; every room is called with plain ar
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from graftage import examine, outcome, preview, steps, versus, world
+from graftage import examine, growth, outcome, preview, steps, versus, world
 from graftage.data.catalog import require_learnable, scan
 from graftage.data.checks import problems
 from graftage.data.sources import Source, Sources, labelled, natural_key
 from graftage.errors import DataError
 from graftage.features.engine import choose_device
+from graftage.growth import Curved
 from graftage.learn import defaults
 from graftage.measure.scores import Scores, score, to_json
 from graftage.outcome import Evaluated
@@ -102,7 +103,8 @@ def train(data: str | Path | Settings, *, watcher: Watcher | None = None, **opti
         scores = {**to_json(measured.scores), "how": measured.how}
         bundle = steps.make_bundle(looked, catalog, table, learnt, scores, tuned=tuned)
         found = problems(steps.in_their_parts(catalog, table), steps.groups_of(catalog))
-        whole = Outcome(settings, catalog, found, bundle, measured, adapted=adapted)
+        grown = growth.beside_training(table.X, table.y, table.groups, seed=settings.seed, journal=journal)
+        whole = Outcome(settings, catalog, found, bundle, measured, adapted=adapted, curve=grown)
         summary = outcome.write(folder, final, whole, journal)
     States(folder_of(final)).remove()
     return Run(final, measured.scores, summary, tuple(journal.notes))
@@ -303,6 +305,57 @@ def augment_preview(
         journal.note(note)
     preview.write(preview.page(shown, preprocess, augment, settings), path)
     return Previewed(path, (f"{shown.said}, {preview.VIEWS} views of each; {path}",), shown.notes)
+
+
+def curve(
+    data: str | Path,
+    *,
+    target: float | None = None,
+    output: str | Path = "curve.html",
+    watcher: Watcher | None = None,
+    **options: object,
+) -> Curved:
+    """How the score grows with the pictures, and what more of them would bring.
+
+    Pictures in the user's own test folder (else val folder) are left alone; all others are used.
+
+    Args:
+        data: folder of labelled pictures.
+        target: a score wanted, above 0 and below 1: how many pictures does it take?
+        output: the page; a json file of the same name is written beside it. Files that are there are replaced.
+        watcher: told how it goes on.
+        options: fields of `Settings`: backbone, architecture, fit, metric ("accuracy" or "balanced-accuracy"), seed,
+            device, precision, workers, repair.
+
+    Returns:
+        `curve.at(2.0)` and the rest of the curve, and where the page lies.
+
+    Raises:
+        GraftageError: something that the user can mend.
+    """
+    metric = growth.metric_of(str(options.get("metric", "accuracy")))
+    settings, path = _settings(data, {**options, "metric": metric}), growth.page_file(output, data)
+    growth.require_target(target)
+    journal = Journal(watcher or Silent())
+    catalog = steps.look_at_files(settings, journal)
+    own = any(entry.split in ("val", "test") for entry in catalog.entries)
+    split = steps.partition(catalog, settings if own else replace(settings, test="none"))
+    split = replace(split, test=split.test[:0], kind="cross-validation")
+    backbone, forward = steps.open_network(settings, catalog, split.train, journal)
+    looked = steps.Looked(settings, backbone, forward, journal)
+    catalog, fit, _ = steps.choose_fit(looked, catalog, split)
+    catalog, table = steps.tabulate(looked, catalog, split, fit)
+    for note in growth.few_notes(table.y, table.classes):
+        journal.note(note)
+    found = growth.curve_of(
+        table.X, table.y, table.groups, metric=metric, target=target, seed=settings.seed, journal=journal
+    )
+    notes = tuple(journal.notes)
+    curved = Curved(found, table.classes, path, growth.summary(found, table.classes, path), notes)
+    title = Path(settings.data).resolve().name
+    page = growth.page(found, table.classes, title=title, backbone=settings.backbone, fit=fit, notes=notes)
+    growth.write(page, {**growth.curve_json(found, table.classes), "notes": notes}, path)
+    return curved
 
 
 def _settings(data: str | Path | Settings, options: Mapping[str, object]) -> Settings:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from graftage import openings
+from graftage import growth, openings
 from graftage.data.catalog import Catalog, printable
 from graftage.data.checks import Problem
 from graftage.data.decode import Limits, decode
@@ -20,6 +20,7 @@ from graftage.errors import PictureError
 from graftage.learn.search import Candidate, Trial
 from graftage.measure.calibration import reliability
 from graftage.measure.compare import paired
+from graftage.measure.curve import Curve
 from graftage.measure.scores import Scores, score
 from graftage.report.page import Baseline, Left, Report, Shot
 from graftage.report.scatter import Dot
@@ -94,6 +95,7 @@ class Outcome:
     timing: tuple[tuple[str, float], ...] = field(default=())
     notes: tuple[str, ...] = field(default=())
     adapted: Adapted | None = None
+    curve: Curve | None = None
 
 
 def baselines(
@@ -253,6 +255,7 @@ def report(outcome: Outcome, *, size: int) -> Report:
         usage=_usage(),
         notes=notices(outcome),
         dots=_dots(outcome, shots),
+        growth=growth.section(outcome.curve),
     )
 
 

@@ -16,7 +16,8 @@ import numpy as np
 
 from graftage.measure.interval import Estimate
 from graftage.measure.scores import ClassScore, Scores
-from graftage.report import figures, markup
+from graftage.report import curve, figures, markup
+from graftage.report.fan import Fan
 from graftage.report.markup import text
 from graftage.report.scatter import Dot, scatter
 
@@ -107,6 +108,7 @@ class Report:
         notes: notices that belong on top.
         card: (heading, words) of the model card.
         dots: held-out pictures on a flat map, perhaps not all of them.
+        growth: how the score grows with the pictures: the figure, and a sentence.
     """
 
     title: str
@@ -128,6 +130,7 @@ class Report:
     notes: tuple[str, ...] = ()
     card: tuple[tuple[str, str], ...] = ()
     dots: tuple[Dot, ...] = ()
+    growth: tuple[Fan, str] | None = None
 
 
 def render(report: Report) -> str:
@@ -402,6 +405,7 @@ PARTS: Mapping[str, Callable[[Report], str]] = {
     "confusion": _confusion,
     "mistakes": _mistakes,
     "reliability": lambda report: figures.reliability_diagram(report.reliability) if report.reliability else "",
+    "growth": lambda report: curve.figure(*report.growth) if report.growth else "",
     "trials": _trials,
     "left_out": _left_out,
     "problems": _problems,
