@@ -304,7 +304,8 @@ def test_predict_writes_a_row_per_picture_to_the_terminal(model: Path, mixed: Pa
     assert [row["label"] for row in rows[:3]] == ["2", "2", ""]
     assert rows[0] == rows[4]
     assert list(rows[0]) == [
-        "path", "status", "reason", "label", "probability", "runner_up", "runner_up_probability"
+        "path", "status", "reason", "label", "probability", "runner_up", "runner_up_probability",
+        "prediction_set", "abstained", "unlike_p", "unlike",
     ]  # fmt: skip
     assert said.err == "2 of 6 could not be used\n"
 

@@ -658,7 +658,16 @@ def test_a_watcher_is_told_the_stages(class_folders: Path, tmp_path: Path) -> No
             assert "ships: the head on frozen features" in text
 
     gr.train(class_folders, watcher=Told(), output=tmp_path / "run", folds="3", fit="crop")
-    assert stages == ["look at every file", "prepare the network", "features", "head", "measure", "write", "report"]
+    assert stages == [
+        "look at every file",
+        "prepare the network",
+        "features",
+        "head",
+        "decide",
+        "measure",
+        "write",
+        "report",
+    ]
     assert (48, 48) in steps
     assert all(done <= total for done, total in steps)
 
