@@ -11,10 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from graftage.measure.calibration import reliability
+from graftage.measure.decide import risk_coverage
 from graftage.measure.interval import Estimate
 from graftage.measure.scores import Scores, score
 from graftage.report import markup
-from graftage.report.page import GALLERY, Baseline, Left, Report, Shot, render
+from graftage.report.page import GALLERY, Baseline, Left, Promised, Report, Shot, render
 
 VOID = {"meta", "link", "br", "img", "hr", "input"}
 PIXEL = "data:image/gif;base64,R0lGODlhAQABAAAAACwAAAAAAQABAAA="
@@ -121,6 +122,14 @@ def full(names: Sequence[str], n: int = 120, *, word: str = "word", scores: Scor
         left_out=(Left(word, "rejected", "truncated"),),
         problems=(("error", "duplicate", word, word),),
         reliability=reliability(*outcome(len(names), n)),
+        calibration=word,
+        promised=(
+            Promised("share", word, half),
+            Promised("size", word, Estimate(1.25, 1.2, 1.3, "bootstrap"), share=False),
+            Promised(word, None, None, why=word),
+        ),
+        how_decided=word,
+        curve=risk_coverage(*outcome(len(names), n)),
         trials=((word, 0.4, 0.9, True), ("other", 0.5, 0.8, False)),
         timing=(("features", 3.0), ("head", 1.0)),
         model={"Backbone": word},
@@ -396,3 +405,10 @@ def test_the_page_stays_small_with_very_many_classes() -> None:
     classes = tuple(replace(SCORES.per_class[0], name=name) for name in names)
     scores = replace(SCORES, classes=names, confusion=confusion, per_class=classes)
     assert len(render(Report(title="t", verdict="v", scores=scores)).encode()) < 1_500_000
+
+
+def test_promises_stand_beside_what_came_of_them() -> None:
+    seen = " ".join(parsed(render(full(["a", "b"], word="asked"))).seen.split())
+    assert "share asked 50.0 % (41.0 to 59.0)" in seen
+    assert "size asked 1.25 (1.20 to 1.30)" in seen
+    assert "asked not promised: asked" in seen

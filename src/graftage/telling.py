@@ -11,6 +11,8 @@ from graftage.measure.promises import ENOUGH, Promises
 from graftage.report.page import Promised
 from graftage.serve.tables import listed, truth
 
+_UNSAID = "the model file does not say why"
+
 
 def summary_lines(found: Promises | None) -> list[str]:
     """At most three lines for the terminal: what is promised, and what it came to on held-out pictures."""
@@ -40,20 +42,25 @@ def promised(found: Promises | None) -> tuple[Promised, ...]:
     if found is None:
         return ()
     rules, why = found.decisions, found.decisions.reasons
-    sets, answers, unlike = rules.sets, rules.answers, rules.unlike
-    rows = [
-        Promised("Prediction sets hold the true class", sets and f"{_share(sets.coverage)} or more", found.coverage),
-        Promised("Classes in a set", sets and "as few as possible", found.set_size, share=False),
-        Promised("Pictures that get a sure answer", answers and "as many as possible", found.answered),
-        Promised("Sure answers that are wrong", answers and f"{_share(answers.max_error)} or less", found.error),
-        Promised("Flagged as unlike the training pictures", unlike and _share(unlike.false_alarm), found.false_alarms),
-    ]
-    kinds = ("sets", "sets", "answers", "answers", "unlike")
-    return tuple(
-        row if row.asked else Promised(row.name, None, None, why=why.get(kind, "not looked at"))
-        for row, kind in zip(rows, kinds, strict=True)
-        if row.asked or row.name not in ("Classes in a set", "Sure answers that are wrong")
-    )
+    rows: list[Promised] = []
+    if rules.sets is None:
+        rows.append(Promised("Prediction sets", None, None, why=why.get("sets", _UNSAID)))
+    else:
+        asked = f"{_share(rules.sets.coverage)} or more"
+        rows.append(Promised("Prediction sets that hold the true class", asked, found.coverage))
+        rows.append(Promised("Classes in a set, on average", "as few as can be", found.set_size, share=False))
+    if rules.answers is None:
+        rows.append(Promised("Sure answers", None, None, why=why.get("answers", _UNSAID)))
+    else:
+        asked = f"{_share(rules.answers.max_error)} or less"
+        rows.append(Promised("Pictures that get a sure answer", "as many as can be", found.answered))
+        rows.append(Promised("Sure answers that are wrong", asked, found.error))
+    if rules.unlike is None:
+        rows.append(Promised("A flag for strange pictures", None, None, why=why.get("unlike", _UNSAID)))
+    else:
+        asked = f"about {_share(rules.unlike.false_alarm)}"
+        rows.append(Promised("Flagged as strange, though of the same kind", asked, found.false_alarms))
+    return tuple(rows)
 
 
 def curve(found: Promises | None) -> RiskCoverage | None:
