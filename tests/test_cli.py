@@ -418,7 +418,9 @@ def test_evaluate_prints_scores_with_intervals(model: Path, tmp_path: Path) -> N
     assert said.status == 0, said.err
     lines = said.out.splitlines()
     assert lines[0] == "9 pictures measured, 0 left out"
-    assert [line.split("  ")[0] for line in lines[1:]] == ["accuracy", "macro F1", "balanced accuracy", "log-loss"]
+    assert [line.split("  ")[0] for line in lines[1:]] == [
+        *("accuracy", "macro F1", "balanced accuracy", "log-loss", "prediction sets")
+    ]
     assert all(" to " in line for line in lines[1:])
     assert list(tmp_path.iterdir()) == [tmp_path / "new"]  # nothing is written unless asked
 

@@ -19,6 +19,7 @@ from graftage.measure.unlike import (
     gen,
     held_out_scores,
     least_reference,
+    left_out,
     neighbours,
     rank_of,
     shrunk,
@@ -128,6 +129,15 @@ def test_no_picture_is_its_own_neighbour_nor_that_of_its_twin() -> None:
     assert scores[:, 2].min() > 1e-4
 
 
+@pytest.mark.parametrize(("n", "k"), [(8, 4), (240, 20), (1200, 10), (40_000, 5)])
+def test_small_sets_are_judged_with_little_left_out_and_groups_stay_whole(n: int, k: int) -> None:
+    groups = np.arange(n) // 2
+    fold = left_out(groups, np.random.default_rng(0))
+    assert np.unique(fold).size == k
+    assert (fold[::2] == fold[1::2]).all()
+    assert np.ptp(np.bincount(fold)) <= 2
+
+
 def test_generalised_entropy_is_its_formula() -> None:
     p = np.array([[1.0, 0, 0], [0.5, 0.5, 0], [0.2, 0.3, 0.5]])
     wanted = [0, 2 * 0.25**0.1, 0.16**0.1 + 0.21**0.1 + 0.25**0.1]
@@ -161,8 +171,7 @@ def test_false_alarms_on_pictures_of_the_same_kind_are_as_rare_as_stated(n: int)
     for _ in range(25):
         X, y = clouds(n + fresh, 30, 3, rng)
         p = rng.dirichlet(np.ones(3), n + fresh)
-        held = rng.permutation(n) % 5
-        detector = detect(X[:n], y[:n], held, p[:n], rng)
+        detector = detect(X[:n], y[:n], left_out(np.arange(n), rng), p[:n], rng)
         rates.append((detector.p_values(X[n:], p[n:]) <= 0.05).mean())
     assert 0.03 <= np.mean(rates) <= 0.06
 

@@ -219,7 +219,8 @@ def test_every_interval_shown_is_the_estimate_given() -> None:
     assert (
         shown[8:13] == ["50.0 % (41.0 to 59.0)"] * 2 + ["+20.0 points (+10.0 to +30.0)"] + ["50.0 % (41.0 to 59.0)"] * 2
     )
-    assert shown[13:] == [e.percent() for c in per_class for e in (c.recall, c.precision, c.f1)]
+    rows = [e.percent() for c in per_class for e in (c.recall, c.precision, c.f1)]
+    assert shown[13:] == [*rows, "50.0 % (41.0 to 59.0)", "1.25 (1.20 to 1.30)"]
 
 
 def estimates(html: str) -> list[str]:

@@ -19,6 +19,7 @@ from graftage.measure.unlike import (
     gen,
     held_out_scores,
     least_reference,
+    left_out,
     sample,
 )
 from graftage.settings import Settings
@@ -69,11 +70,11 @@ def gather(
 
 def _of_head(table: Table, learnt: Learnt, seed: int) -> Evidence:
     p = softmax(learnt.searched.logits[learnt.trial.candidate.family] / learnt.trial.temperature)
-    fold, scores = learnt.held[0], np.full((len(p), 4), np.nan)
-    rows, found = held_out_scores(table.X, table.y, fold, p, rng=np.random.default_rng([seed, 8]))
+    rng, scores = np.random.default_rng([seed, 8]), np.full((len(p), 4), np.nan)
+    rows, found = held_out_scores(table.X, table.y, left_out(table.groups, rng), p, rng=rng)
     scores[rows] = found
     geometry = fit_geometry(table.X[rows], table.y[rows], rng=np.random.default_rng([seed, 9]))
-    return Evidence(p, table.y, table.groups, fold, scores, geometry)
+    return Evidence(p, table.y, table.groups, learnt.held[0], scores, geometry)
 
 
 def _of_tuned(
