@@ -232,6 +232,23 @@ def test_long_scales_are_thinned_and_keep_their_ends(monkeypatch: pytest.MonkeyP
     assert np.median(scale.p_values(scores)) == pytest.approx(0.5, abs=0.03)
 
 
+def test_surprise_is_the_rank_and_in_the_tail_exponential() -> None:
+    reference = np.arange(1, 102, dtype=np.float32)
+    asked = np.array([0.5, 50, 91, 96, 1000], np.float32)
+    ten = np.mean(np.arange(1, 11))  # mean exceedance of what lies above 91
+    wanted = [0, -math.log(53 / 102), -math.log(12 / 102), math.log(10) + 5 / ten, math.log(10) + 909 / ten]
+    assert unlike._surprise(reference, asked) == pytest.approx(wanted)
+
+
+def test_one_score_that_is_far_out_is_enough_even_with_few_pictures() -> None:
+    rng = np.random.default_rng(12)
+    scale = Scale.of(rng.normal(size=(120, 4)))
+    far = np.zeros((1, 4))
+    far[0, 1] = 50
+    assert scale.p_values(far)[0] == pytest.approx(1 / 121)
+    assert scale.p_values(np.zeros((1, 4)))[0] > 0.1
+
+
 @pytest.mark.parametrize(("rate", "n"), [(0.01, 99), (0.05, 19), (0.5, 1)])
 def test_so_many_pictures_are_needed_for_a_rate(rate: float, n: int) -> None:
     assert least_reference(rate) == n

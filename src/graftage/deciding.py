@@ -163,7 +163,17 @@ def with_promises(
             max_error=settings.max_error,
             scores=None if decisions.unlike is None else evidence.scores,
         )
+        answers = _as_promised(answers, decisions)
     return examined(measured, decisions, answers, seed=settings.seed)
+
+
+def _as_promised(answers: Answers, decisions: Decisions) -> Answers:
+    """Without what the folds' rules decided but those of the model file do not."""
+    return replace(
+        answers,
+        sets=None if decisions.sets is None else answers.sets,
+        abstained=None if decisions.answers is None else answers.abstained,
+    )
 
 
 def examined(measured: Measured, decisions: Decisions, answers: Answers, *, seed: int) -> Measured:

@@ -47,7 +47,7 @@ def cross_decided(
         false_alarm: of the flag.
     """
     sets, abstained = np.zeros(probabilities.shape, bool), np.zeros(len(y), bool)
-    enough = True
+    enough, some = True, False
     for number in np.unique(fold):
         inside, rest = fold == number, fold != number
         own = fit_sets(probabilities[rest], y[rest], groups[rest], coverage=coverage)
@@ -55,9 +55,10 @@ def cross_decided(
         enough &= own is not None
         if own is not None:
             sets[inside] = own.sets(probabilities[inside])
+        some |= answer is not None
         abstained[inside] = True if answer is None else answer.abstains(probabilities[inside])
     p = None if scores is None else _cross_judged(scores, groups, least_reference(false_alarm))
-    return Answers(sets if enough else None, abstained, p, false_alarm)
+    return Answers(sets if enough else None, abstained if some else None, p, false_alarm)
 
 
 def _cross_judged(scores: Floats, groups: Ints, least: int) -> Floats | None:

@@ -10,9 +10,10 @@ All but the last are of the feature vector brought to length 1 (Mahalanobis++, M
 3. Cosine distance to the k-th nearest of the kept training pictures (Sun et al. 2022).
 4. Generalised entropy of the calibrated probabilities (GEN; Liu et al. 2023).
 
-None of these needs a picture of another kind. Each becomes a p-value, the share of training pictures, judged while held
-out, that look at least as odd. Fisher's sum of their logarithms joins the four; since they depend on each other, the
-sum is compared with the sums of the same held-out pictures instead of with its chi-squared distribution.
+None of these needs a picture of another kind. Each becomes a surprise, the negative logarithm of the share of training
+pictures, judged while held out, that look at least as odd. Their sum (Fisher's) joins the four; since they depend on
+each other, it is compared with the sums of the same held-out pictures instead of with its chi-squared distribution: the
+p-value is the share of these that are at least as large.
 
 Kept small: of D features the r that hold most of the training pictures' energy span a subspace; outside it the pictures
 count as spread alike in all directions, so that a distance needs r coordinates and the length of what is left over.
@@ -41,6 +42,7 @@ REFERENCE = 4096  # held-out scores kept, at most; beyond, evenly spaced ones of
 FALSE_ALARM = 0.01  # share of pictures like the training ones that are flagged
 _GAMMA, _TOP = 0.1, 100  # of GEN, as published
 _OVERSAMPLED, _ITERATIONS = 12, 3  # of the randomised subspace
+_TAIL = 0.1  # share of the held-out scores whose exceedances a tail is fitted to
 _FOLDS, _JUDGED = (5, 20), 6000  # fewest and most folds, and pictures that all the folds' geometries see, about
 _QUERIES = 512  # rows looked at together
 SCORES = ("relative_mahalanobis", "mahalanobis", "neighbour_distance", "generalised_entropy")
@@ -177,19 +179,24 @@ def neighbours(n: int) -> int:
 
 
 def _subspace(rows: Singles, rank: int, rng: np.random.Generator) -> Floats:
-    """Orthonormal rows (rank, D) that span most of the energy of `rows` (Halko, Martinsson and Tropp 2011)."""
-    D = rows.shape[1]
+    """Orthonormal rows (rank or fewer, D) that span most of the energy of `rows`.
+
+    By the eigenvectors of inner products where there are few rows, else at random (Halko, Martinsson and Tropp 2011).
+    """
+    n, D = rows.shape
     if rank >= D:
         return np.eye(D)
     width = min(D, rank + _OVERSAMPLED)
+    if n <= 4 * width:
+        sizes, places = np.linalg.eigh((rows @ rows.T).astype(np.float64))
+        kept = np.flatnonzero(sizes > 1e-6 * max(float(sizes[-1]), 1e-12))[-rank:]
+        basis = (places[:, kept] / np.sqrt(sizes[kept])).T @ rows
+        return np.asarray(np.linalg.qr(basis.T)[0].T) if len(kept) else np.eye(1, D)
     found = rng.standard_normal((D, width)).astype(np.float32)
     for _ in range(_ITERATIONS):
         found = np.linalg.qr(rows.T @ (rows @ np.linalg.qr(found)[0]))[0]
     _, _, turned = np.linalg.svd(rows @ found, full_matrices=False)
-    basis = (turned[:rank] @ found.T).astype(np.float64)
-    if len(basis) < rank:  # fewer pictures than dimensions: the rest of the subspace is whatever is orthogonal
-        basis = np.linalg.qr(np.concatenate([basis, found.T.astype(np.float64)]).T)[0].T[:rank]
-    return np.asarray(np.linalg.qr(basis.T)[0].T)
+    return np.asarray(np.linalg.qr((turned[:rank] @ found.T).astype(np.float64).T)[0].T)
 
 
 def shrunk(centred: Floats, left_over: Floats, D: int) -> tuple[Floats, float]:
@@ -237,16 +244,13 @@ class Scale:
     def of(cls, held_out: Floats) -> Self:
         """The scale by held-out scores (m, 4) of training pictures."""
         kept = held_out.astype(np.float32)
-        reference = np.sort(kept, axis=0).T
-        # each row ranks among the others, as a new picture does among all
-        own = np.stack([_above(r, s) / len(kept) for r, s in zip(reference, kept.T, strict=True)], axis=1)
-        return cls(np.stack([_thinned(r) for r in reference]), _thinned(np.sort(_joint(own)).astype(np.float32)))
+        reference = np.stack([_thinned(column) for column in np.sort(kept, axis=0).T])
+        return cls(reference, _thinned(np.sort(_joint(reference, kept))))
 
     def p_values(self, scores: Floats) -> Floats:
         """Scores (n, 4) → (n,), above 0 and up to 1: the share of held-out training pictures at least as odd."""
-        singles = zip(self.reference, scores.astype(np.float32).T, strict=True)
-        tails = np.stack([_tail(reference, column) for reference, column in singles], axis=1)
-        return _tail(self.joint, _joint(tails).astype(np.float32))
+        above = _above(self.joint, _joint(self.reference, scores.astype(np.float32)))
+        return np.asarray((above + 1) / (len(self.joint) + 1))
 
 
 @dataclass(frozen=True, eq=False)
@@ -324,7 +328,9 @@ def held_out_scores(
 
 
 def left_out(groups: Ints, rng: np.random.Generator) -> Ints:
-    """The fold in which a row is judged, (n,): of 20 where n is small, so that little is missing, else of 5; groups whole.
+    """The fold in which a row is judged, (n,): of 20 where n is small, so that little is missing, else of 5.
+
+    Groups stay whole.
 
     With a fifth missing of 300 pictures the others look odder than to the detector of all, and nothing is flagged.
     """
@@ -344,14 +350,24 @@ def _above(reference: Singles, values: Singles) -> Floats:
     return np.asarray(len(reference) - np.searchsorted(reference, values, side="left"), dtype=np.float64)
 
 
-def _tail(reference: Singles, values: Singles) -> Floats:
-    """p-values: (1 + how many of the reference are at least the value) / (1 + how many there are)."""
-    return (_above(reference, values) + 1) / (len(reference) + 1)
+def _joint(reference: Singles, scores: Singles) -> Singles:
+    """Fisher's sum of surprises: scores (n, s), reference (s, m) sorted → (n,), higher is odder."""
+    parts = [_surprise(row, column) for row, column in zip(reference, scores.T, strict=True)]
+    return np.sum(parts, axis=0).astype(np.float32)
 
 
-def _joint(p: Floats) -> Floats:
-    """Fisher's sum: p-values (n, s) → (n,), higher is odder."""
-    return np.asarray(-np.log(p).sum(axis=1))
+def _surprise(reference: Singles, values: Singles) -> Floats:
+    """-log of the share of the sorted reference at or above each value; in the last tenth, of an exponential tail.
+
+    Without the tail nothing could surprise more than one in m, and of a few hundred pictures the sum of four scores
+    would not tell a wholly strange one from the oddest of its own kind.
+    """
+    m = len(reference)
+    rank = -np.log((_above(reference, values) + 1) / (m + 1))
+    start = float(reference[int((1 - _TAIL) * (m - 1))])
+    beyond = reference[reference > start].astype(np.float64) - start
+    scale = max(float(beyond.mean()) if beyond.size else 0.0, 1e-6 * abs(start), 1e-12)
+    return np.where(values > start, -np.log(_TAIL) + (values.astype(np.float64) - start) / scale, rank)
 
 
 def _thinned(values: Any) -> Singles:
