@@ -62,10 +62,10 @@ def gather(
     forward: Forward | None = None,
 ) -> Evidence:
     """Held-out answers of what ships: the head on frozen features, or a tuned network running as `forward`."""
-    with looked.journal.stage("decide"):
-        if tuned is None or forward is None:
-            return _of_head(table, learnt, looked.settings.seed)
+    if tuned is not None and forward is not None:
         return _of_tuned(looked, catalog, table, learnt, tuned, forward)
+    with looked.journal.stage("decide"):
+        return _of_head(table, learnt, looked.settings.seed)
 
 
 def _of_head(table: Table, learnt: Learnt, seed: int) -> Evidence:

@@ -379,7 +379,8 @@ def _promised_row(report: Report, row: Promised) -> str:
     if row.found is None:
         return f"{name}<td>{text(row.asked)}</td><td>–</td>"
     words = row.found.percent() if row.share else row.found.number(2)
-    return f"{name}<td>{text(row.asked)}</td><td>{markup.estimate(words)}{_marks(report, [row.found])}</td>"
+    asked = text(row.asked).replace(" %", "&nbsp;%")
+    return f"{name}<td>{asked}</td><td>{markup.estimate(words)}{_marks(report, [row.found])}</td>"
 
 
 def _promised(report: Report) -> str:
