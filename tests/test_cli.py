@@ -304,7 +304,8 @@ def test_predict_writes_a_row_per_picture_to_the_terminal(model: Path, mixed: Pa
     assert [row["label"] for row in rows[:3]] == ["2", "2", ""]
     assert rows[0] == rows[4]
     assert list(rows[0]) == [
-        "path", "status", "reason", "label", "probability", "runner_up", "runner_up_probability"
+        "path", "status", "reason", "label", "probability", "runner_up", "runner_up_probability",
+        "prediction_set", "abstained", "unlike_p", "unlike",
     ]  # fmt: skip
     assert said.err == "2 of 6 could not be used\n"
 
@@ -417,7 +418,9 @@ def test_evaluate_prints_scores_with_intervals(model: Path, tmp_path: Path) -> N
     assert said.status == 0, said.err
     lines = said.out.splitlines()
     assert lines[0] == "9 pictures measured, 0 left out"
-    assert [line.split("  ")[0] for line in lines[1:]] == ["accuracy", "macro F1", "balanced accuracy", "log-loss"]
+    assert [line.split("  ")[0] for line in lines[1:]] == [
+        *("accuracy", "macro F1", "balanced accuracy", "log-loss", "prediction sets")
+    ]
     assert all(" to " in line for line in lines[1:])
     assert list(tmp_path.iterdir()) == [tmp_path / "new"]  # nothing is written unless asked
 

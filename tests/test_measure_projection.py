@@ -56,7 +56,18 @@ def test_the_same_pictures_give_the_same_map() -> None:
     assert np.array_equal(flat_map(X), flat_map(X))
 
 
-@pytest.mark.parametrize("X", [np.zeros((6, 3)), np.ones((5, 4)), np.eye(3), np.ones((1, 2)), np.zeros((0, 3))])
+@pytest.mark.parametrize(
+    "X",
+    [
+        np.zeros((6, 3)),
+        np.ones((5, 4)),
+        np.eye(3),
+        np.eye(4),
+        np.diag([1.0, 1, 2, 3, 1e-9]),
+        np.ones((1, 2)),
+        np.zeros((0, 3)),
+    ],
+)
 def test_few_or_equal_pictures_have_places_too(X: np.ndarray) -> None:
     places = flat_map(X)
     assert places.shape == (len(X), 2)

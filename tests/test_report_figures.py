@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from graftage.measure.decide import risk_coverage
 from graftage.measure.interval import Estimate
 from graftage.report import figures
 
@@ -156,3 +157,26 @@ def test_every_figure_says_what_it_shows(figure: str) -> None:
             assert svg.get("role") == "img"
             assert svg[0].tag == "title"
             assert svg[0].text
+
+
+def test_the_risk_coverage_curve_is_drawn_to_scale() -> None:
+    p = np.stack([np.linspace(0.99, 0.6, 200), np.linspace(0.01, 0.4, 200)], axis=1)
+    y = (np.arange(200) >= 190).astype(np.int64)  # the ten least sure are wrong
+    drawn = figures.risk_coverage_figure(risk_coverage(p, y))
+    svg = tree(drawn)[0]
+    assert svg[0].text == "Of all answers 5.0 % are wrong, of the surer half 0.0 %"
+    line = next(element for element in svg if element.get("class") == "line")
+    points = [tuple(map(float, pair.split(","))) for pair in line.get("points", "").split()]
+    assert points[-1] == pytest.approx((340, 200 - 200 * 0.05 / 0.08))  # the scale ends at 8 %
+    assert [y for x, y in points if x <= 40 + 300 * 0.95] == [200] * len([x for x, _ in points if x <= 325])
+    assert len(points) == 120
+
+
+@pytest.mark.parametrize("n", [1, 2, 30])
+def test_a_curve_of_few_or_only_wrong_answers_stays_inside(n: int) -> None:
+    p = np.tile([0.7, 0.3], (n, 1)) + np.arange(n)[:, None] * [0.001, -0.001]
+    svg = tree(figures.risk_coverage_figure(risk_coverage(p, np.ones(n, np.int64))))[0]
+    line = next(element for element in svg if element.get("class") == "line")
+    points = [tuple(map(float, pair.split(","))) for pair in line.get("points", "").split()]
+    assert {y for _, y in points} == {0}
+    assert points[-1][0] == 340

@@ -11,10 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from graftage.measure.calibration import reliability
+from graftage.measure.decide import risk_coverage
 from graftage.measure.interval import Estimate
 from graftage.measure.scores import Scores, score
 from graftage.report import markup
-from graftage.report.page import GALLERY, Baseline, Left, Report, Shot, render
+from graftage.report.page import GALLERY, Baseline, Left, Promised, Report, Shot, render
 from graftage.report.scatter import Dot
 
 VOID = {"meta", "link", "br", "img", "hr", "input"}
@@ -131,6 +132,14 @@ def full(names: Sequence[str], n: int = 120, *, word: str = "word", scores: Scor
         left_out=(Left(word, "rejected", "truncated"),),
         problems=(("error", "duplicate", word, word),),
         reliability=reliability(*outcome(len(names), n)),
+        calibration=word,
+        promised=(
+            Promised("share", word, half),
+            Promised("size", word, Estimate(1.25, 1.2, 1.3, "bootstrap"), share=False),
+            Promised(word, None, None, why=word),
+        ),
+        how_decided=word,
+        curve=risk_coverage(*outcome(len(names), n)),
         trials=((word, 0.4, 0.9, True), ("other", 0.5, 0.8, False)),
         timing=(("features", 3.0), ("head", 1.0)),
         model={"Backbone": word},
@@ -222,7 +231,8 @@ def test_every_interval_shown_is_the_estimate_given() -> None:
     assert (
         shown[8:13] == ["50.0 % (41.0 to 59.0)"] * 2 + ["+20.0 points (+10.0 to +30.0)"] + ["50.0 % (41.0 to 59.0)"] * 2
     )
-    assert shown[13:] == [e.percent() for c in per_class for e in (c.recall, c.precision, c.f1)]
+    rows = [e.percent() for c in per_class for e in (c.recall, c.precision, c.f1)]
+    assert shown[13:] == [*rows, "50.0 % (41.0 to 59.0)", "1.25 (1.20 to 1.30)"]
 
 
 def estimates(html: str) -> list[str]:
@@ -437,3 +447,10 @@ def test_the_page_stays_small_with_very_many_classes() -> None:
     classes = tuple(replace(SCORES.per_class[0], name=name) for name in names)
     scores = replace(SCORES, classes=names, confusion=confusion, per_class=classes)
     assert len(render(Report(title="t", verdict="v", scores=scores)).encode()) < 1_500_000
+
+
+def test_promises_stand_beside_what_came_of_them() -> None:
+    seen = " ".join(parsed(render(full(["a", "b"], word="asked"))).seen.split())
+    assert "share asked 50.0 % (41.0 to 59.0)" in seen
+    assert "size asked 1.25 (1.20 to 1.30)" in seen
+    assert "asked not promised: asked" in seen

@@ -16,6 +16,8 @@ from graftage.errors import BundleError
 from graftage.features.backbone import BackboneInfo
 from graftage.features.preprocess import Preprocess
 from graftage.learn.head import Head
+from graftage.measure.decide import Decisions, SetRule, decided
+from graftage.measure.unlike import Scale, Unlike, fit_geometry, held_out_scores
 from graftage.serve import bundle as module
 from graftage.serve.bundle import FORMAT, Bundle, describe, load, save
 
@@ -38,6 +40,14 @@ def head(features: int = 4, classes: int = 3) -> Head:
     return Head.linear("root", weights, np.zeros(classes))
 
 
+def decisions(features: int = 4) -> Decisions:
+    rng = np.random.default_rng(3)
+    X, y = rng.normal(size=(120, features)) + 2, np.arange(120) % 3
+    _, scores = held_out_scores(X, y, np.arange(120) % 5, rng.dirichlet(np.ones(3), 120), rng=rng)
+    unlike = Unlike(fit_geometry(X, y, rng=rng), Scale.of(scores))
+    return Decisions(SetRule(0.9, 0.9, 0.625, 120), None, unlike, {"answers": "too few pictures"})
+
+
 def bundle(**changes: object) -> Bundle:
     whole = Bundle(
         classes=("cat", "dog", "鸟 'x' \n 🐦"),
@@ -53,6 +63,7 @@ def bundle(**changes: object) -> Bundle:
         data={"n": 30, "classes": {"cat": 10, "dog": 10}, "digest": "ab"},
         settings={"seed": 0, "recipe": "linear"},
         versions={"graftage": "0.1.0", "numpy": "2.0.0"},
+        decisions=decisions(),
     )
     return replace(whole, **changes)
 
@@ -66,7 +77,10 @@ def content(whole: Bundle) -> tuple:
     """All of a bundle as one comparable value, tensors by type, shape and bits."""
     tensors = {f"w.{name}": tensor for name, tensor in whole.weights.items()} | whole.head.to_tensors()
     bits = {name: (tensor.dtype.str, tensor.shape, tensor.tobytes()) for name, tensor in tensors.items()}
-    plain = (whole.classes, whole.preprocess, whole.backbone, whole.temperature, whole.created, whole.head.to_json())
+    unlike = whole.decisions.to_tensors()
+    bits |= {f"u.{name}": (array.dtype.str, array.shape, array.tobytes()) for name, array in unlike.items()}
+    texts = whole.head.to_json(), whole.decisions.to_json()
+    plain = (whole.classes, whole.preprocess, whole.backbone, whole.temperature, whole.created, texts)
     return plain, bits, dict(whole.scores), dict(whole.data), dict(whole.settings), dict(whole.versions)
 
 
@@ -242,7 +256,7 @@ def change(info: dict, path: str, value: object) -> dict:
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        ("format", 3, r"made by a newer graftage\? \(format 3, this one reads 2\): upgrade"),
+        ("format", 4, r"made by a newer graftage\? \(format 4, this one reads 3\): upgrade"),
         ("format", 10**4000, "made by a newer graftage"),
         ("format", 0, "format number"),
         ("format", True, "format number"),
@@ -311,8 +325,8 @@ def test_a_missing_field_is_named(tmp_path, valid, field):
 def test_a_newer_format_is_recognised_even_if_its_tensors_are_of_unknown_types(tmp_path, valid):
     info, claims, data = split(valid)
     claims["backbone.conv.weight"]["dtype"] = "F4"
-    with pytest.raises(BundleError, match="format 3, this one reads 2"):
-        load(forge(tmp_path / "m", info | {"format": 3}, claims, data))
+    with pytest.raises(BundleError, match="format 4, this one reads 3"):
+        load(forge(tmp_path / "m", info | {"format": 4}, claims, data))
 
 
 @pytest.mark.parametrize("name", ["optimizer.state", "backbone", "headless.x", "head."])
@@ -416,3 +430,42 @@ def test_a_file_of_format_1_still_loads_and_answers_the_same():
     assert old.weights["bn.num_batches_tracked"] == 7
     answer = old.head.logits(np.array([[1, 4, 0, 9]], np.float32))
     np.testing.assert_allclose(answer, [[1.48913836, -0.48917266, -0.75000989]], rtol=1e-6)
+    assert (old.decisions.sets, old.decisions.answers, old.decisions.unlike) == (None, None, None)
+    assert set(old.decisions.reasons) == {"sets", "answers", "unlike"}
+
+
+def test_a_file_of_format_2_still_loads_and_answers_the_same():
+    old = load(Path(__file__).parent / "files" / "format-2.safetensors")
+    assert (old.classes, old.backbone.output) == (("cat", "dog", "鸟"), "flat")
+    answer = old.head.logits(np.ones((1, 4), np.float32))
+    np.testing.assert_allclose(answer, [[-2.6142998, -0.2178001, 2.0106999]], rtol=1e-6)
+    assert old.decisions.reasons["sets"] == "the model file is of an older format; train it anew"
+
+
+def test_the_rules_decide_the_same_after_a_round_trip(tmp_path):
+    rng = np.random.default_rng(4)
+    X, p = rng.normal(size=(20, 4)).astype(np.float32) + 2, rng.dirichlet(np.ones(3), 20)
+    before, after = decided(decisions(), X, p), decided(load(saved(tmp_path / "m")).decisions, X, p)
+    assert (before.sets == after.sets).all()
+    assert (before.unlike_p == after.unlike_p).all()
+    assert after.abstained is None
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"sets": {"coverage": 0.9}}, "its decisions: .*missing"),
+        ({"unlike": None}, "its decisions: there are arrays of a detector that is not described"),
+        ({"unlike": {"k": 10**9, "false_alarm": 0.01}}, "its decisions: the neighbour that counts"),
+        ({"unlike": {"k": 5, "false_alarm": 1.5}}, "its decisions: the false-alarm rate"),
+    ],
+)
+def test_decisions_that_make_no_sense_are_refused(tmp_path, valid, change, reason):
+    info, claims, data = split(valid)
+    with pytest.raises(BundleError, match=reason):
+        load(forge(tmp_path / "m", info | {"decisions": info["decisions"] | change}, claims, data))
+
+
+def test_a_detector_of_another_width_is_refused(tmp_path):
+    with pytest.raises(BundleError, match="its detector takes 5 features, but its backbone gives 4"):
+        saved(tmp_path / "m", decisions=decisions(5))

@@ -61,7 +61,7 @@ def printed(rows: list[Row], capsys, **options) -> list[str]:
 def test_csv_has_one_line_per_row_in_the_documented_columns(tmp_path):
     write(tmp_path / "out.csv", [CAT, BROKEN])
     assert (tmp_path / "out.csv").read_bytes().decode() == (
-        ",".join(COLUMNS) + "\na/1.jpg,ok,,cat,0.9,狗,0.1\nb.jpg,rejected,truncated,,,,\n"
+        ",".join(COLUMNS) + "\na/1.jpg,ok,,cat,0.9,狗,0.1,,,,\nb.jpg,rejected,truncated,,,,,,,,\n"
     )
 
 
@@ -131,6 +131,10 @@ def test_jsonl_is_one_readable_object_per_line(tmp_path):
         "probability": None,
         "runner_up": "",
         "runner_up_probability": None,
+        "prediction_set": [],
+        "abstained": None,
+        "unlike_p": None,
+        "unlike": None,
         "probabilities": {"cat": None, "狗": None},
     }
 
@@ -319,3 +323,42 @@ def test_a_fault_of_the_caller_is_not_blamed_on_the_table(tmp_path):
         open_writer(tmp_path / "out.csv", format="csv", classes=CLASSES, all_probabilities=False),
     ):
         raise fault
+
+
+# ---------------------------------------------------------------- decisions
+
+UNSURE = replace(CAT, prediction_set=("cat", "狗"), abstained=True, unlike_p=0.25, unlike=False)
+STRANGE = replace(CAT, prediction_set=('a "quoted", name',), abstained=False, unlike_p=0.001, unlike=True)
+
+
+def test_decisions_are_cells_of_csv(tmp_path):
+    write(tmp_path / "out.csv", [UNSURE, STRANGE, BROKEN])
+    cells = [[row[name] for name in COLUMNS[-4:]] for row in read_csv(tmp_path / "out.csv")]
+    assert cells[0] == ['["cat", "狗"]', "true", "0.25", "false"]
+    assert json.loads(cells[1][0]) == ['a "quoted", name']
+    assert cells[1][1:] == ["false", "0.001", "true"]
+    assert cells[2] == ["", "", "", ""]
+
+
+def test_decisions_are_values_of_json(tmp_path):
+    write(tmp_path / "out", [UNSURE, STRANGE, BROKEN], "jsonl")
+    found = [json.loads(line) for line in (tmp_path / "out").read_text("utf-8").splitlines()]
+    assert [row["prediction_set"] for row in found] == [["cat", "狗"], ['a "quoted", name'], []]
+    assert [row["abstained"] for row in found] == [True, False, None]
+    assert [(row["unlike_p"], row["unlike"]) for row in found] == [(0.25, False), (0.001, True), (None, None)]
+
+
+def test_decisions_have_their_types_in_parquet(tmp_path):
+    write(tmp_path / "out.parquet", [UNSURE, STRANGE, BROKEN], "parquet")
+    found = pq.read_table(tmp_path / "out.parquet")
+    assert found["abstained"].to_pylist() == [True, False, None]
+    assert found["unlike"].to_pylist() == [False, True, None]
+    assert found["unlike_p"].to_pylist() == [0.25, float(np.float32(0.001)), None]
+    assert found["prediction_set"].to_pylist() == ['["cat", "狗"]', '["a \\"quoted\\", name"]', ""]
+
+
+def test_a_person_is_told_of_doubt_in_the_last_column(capsys):
+    lines = printed([UNSURE, STRANGE, CAT], capsys)
+    assert lines[1].endswith("not sure; or 狗")
+    assert lines[2].endswith("unlike anything trained on")
+    assert lines[3].endswith("10.0%")

@@ -63,6 +63,8 @@ _HELP = {
         "NAME",
         "accuracy, balanced_accuracy or macro_f1; the latter two balance classes (default: accuracy)",
     ),
+    "coverage": ("", "SHARE", "how often prediction sets shall hold the true class (default: 0.9)"),
+    "max_error": ("", "SHARE", "largest error among the answers that are not marked as unsure (default: 0.01)"),
     "resume": ("", "", "go on with the interrupted run of the same command"),
     "track": ("", "LIST", "loggers beside log.jsonl: tensorboard, wandb, mlflow, joined by commas"),
     "epochs": ("", "N", "passes over the pictures (default, as for all below: by network family, data size, budget)"),
@@ -222,7 +224,8 @@ def _add_predict(commands: "Commands") -> None:
         commands,
         "predict",
         "model and pictures → a row per picture",
-        text="A row per picture, in the order given: label, calibrated probability, runner-up.\n"
+        text="A row per picture, in the order given: label, calibrated probability, runner-up, the set of classes\n"
+        "that holds the true one, whether the model is sure enough, whether the picture is unlike those trained on.\n"
         "A picture that cannot be used has its row too, with the reason.",
         end="examples:\n  graftage predict model.safetensors a.jpg b.jpg\n"
         "  graftage predict model.safetensors photos/ -o predictions.csv\n"
@@ -264,8 +267,8 @@ def _predict(arguments: argparse.Namespace) -> int:
         for done, p in enumerate(predictor.stream(paths, workers=arguments.workers or 0), start=1):
             bad = p.status == "rejected"
             left += bad
-            numbers = (None, None) if bad else (p.probability, p.runner_up_probability)
-            writer.write(Row(p.path, p.status, p.reason, p.label, numbers[0], p.runner_up, numbers[1], p.probabilities))
+            first, second = (None, None) if bad else (p.probability, p.runner_up_probability)
+            writer.write(Row(**{**vars(p), "probability": first}, runner_up_probability=second))
             terminal.progress(done, len(paths))
     if arguments.output is not None:
         _say(f"{len(paths) - left:,} pictures predicted, {left:,} could not be used; {arguments.output}")

@@ -16,9 +16,11 @@ from graftage.data.sources import labelled
 from graftage.data.split import exact_groups
 from graftage.errors import DataError, OptionError
 from graftage.features.engine import cores
+from graftage.measure.decide import Answers
+from graftage.measure.unlike import FALSE_ALARM
 from graftage.progress import Journal
 from graftage.serve import predict
-from graftage.serve.predict import Predictor
+from graftage.serve.predict import Prediction, Predictor
 from graftage.versus import Held
 
 Ints = NDArray[np.int64]
@@ -34,6 +36,7 @@ class Examined:
         y: int64 (n,) their classes.
         probabilities: float64 (n, K).
         groups: int64 (n,) equal files are one group.
+        answers: what the model decided for each picture.
     """
 
     catalog: Catalog
@@ -41,6 +44,7 @@ class Examined:
     y: Ints
     probabilities: NDArray[np.float64]
     groups: Ints
+    answers: Answers
 
     @property
     def digests(self) -> tuple[str, ...]:
@@ -87,12 +91,25 @@ def examine(
     for i, answer in zip(chosen, answers, strict=True):
         if answer.status == "rejected":
             catalog = catalog.reject(i, answer.reason)
-    kept = [(i, a.probabilities) for i, a in zip(chosen, answers, strict=True) if a.status != "rejected"]
+    kept = [(i, a) for i, a in zip(chosen, answers, strict=True) if a.status != "rejected"]
     if not kept:
         raise DataError(f"{found.root}: no picture is left to measure on; {_why_left_out(catalog)}")
     rows = np.array([i for i, _ in kept], dtype=np.int64)
     groups = exact_groups([catalog.entries[i].digest for i in rows])
-    return Examined(catalog, rows, catalog.labels()[rows], np.array([p for _, p in kept]), groups)
+    p, said = np.array([a.probabilities for _, a in kept]), _decided([a for _, a in kept], predictor)
+    return Examined(catalog, rows, catalog.labels()[rows], p, groups, said)
+
+
+def _decided(answers: list[Prediction], predictor: Predictor) -> Answers:
+    """What was decided for each picture, as columns."""
+    rules = predictor.decisions
+    sets = np.array([[name in a.prediction_set for name in predictor.classes] for a in answers])
+    return Answers(
+        None if rules.sets is None else sets,
+        None if rules.answers is None else np.array([bool(a.abstained) for a in answers]),
+        None if rules.unlike is None else np.array([a.unlike_p for a in answers], dtype=np.float64),
+        rules.unlike.false_alarm if rules.unlike else FALSE_ALARM,
+    )
 
 
 def _chosen(

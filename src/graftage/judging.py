@@ -124,9 +124,17 @@ class Fold:
     weights: "tuple[Any, Any]"
 
 
+def held_in_fold(ground: Ground, fold: int) -> Ints:
+    """The pictures that a fold's training does not see, ascending."""
+    return parts(ground.y, ground.held, fold, at_most=_at_most(ground), seed=ground.settings.seed)[1]
+
+
+def _at_most(ground: Ground) -> int | None:
+    return None if ground.whole else _HELD_AT_MOST
+
+
 def _fold(ground: Ground, ready: Ready, batches: "Batches", fold: int, states: States) -> Fold:
-    at_most = None if ground.whole else _HELD_AT_MOST
-    train, rows = parts(ground.y, ground.held, fold, at_most=at_most, seed=ground.settings.seed)
+    train, rows = parts(ground.y, ground.held, fold, at_most=_at_most(ground), seed=ground.settings.seed)
     name = f"{ready.recipe.name}, fold {fold + 1}"
     task = make_task(ground, ready, batches, train, rows, name)
     start, training = run_task(ground, task, name, states)

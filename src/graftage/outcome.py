@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from graftage import growth, story, world
+from graftage import growth, story, telling, world
 from graftage.card import card
 from graftage.data.catalog import Catalog, write_csv, write_ledger
 from graftage.data.checks import problems, write_problems
@@ -200,6 +200,7 @@ def write_evaluation(
         f"macro F1            {s.macro_f1.percent()}",
         f"balanced accuracy   {s.balanced_accuracy.percent()}",
         f"log-loss            {s.log_loss.number()}",
+        *telling.summary_lines(measured.promises),
         *(f"note                {notice}" for notice in story.notices(found)),
     )
     if folder is not None:
@@ -257,6 +258,7 @@ def metrics(outcome: Outcome) -> str:
         "backbone": outcome.bundle.backbone.id,
         "fit": outcome.bundle.preprocess.fit,
         "temperature": outcome.bundle.temperature,
+        **({} if measured.promises is None else {"decisions": measured.promises.to_json()}),
         **({} if outcome.adapted is None else dict(outcome.adapted.story)),
         **({} if outcome.curve is None else {"curve": growth.curve_json(outcome.curve, catalog.classes)}),
         "recipe": "linear" if outcome.adapted is None else outcome.adapted.shipped,
@@ -333,7 +335,8 @@ def _part(given: str, held: bool, locked: bool) -> str:
 
 
 def _write_predictions(measured: Measured, catalog: Catalog, path: Path) -> None:
-    columns = ("id", "label", "predicted", "probability", "runner_up", *(f"p:{name}" for name in catalog.classes))
+    decided = ("prediction_set", "abstained", "unlike_p", "unlike")
+    columns = ("id", "label", "predicted", "probability", "runner_up", *decided, *(f"p:{c}" for c in catalog.classes))
     write_csv(path, columns, story.prediction_rows(measured, catalog))
 
 

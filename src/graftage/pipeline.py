@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from graftage import examine, growth, outcome, preview, steps, versus, world
+from graftage import deciding, examine, growth, outcome, preview, steps, versus, world
 from graftage.data.catalog import require_learnable, scan
 from graftage.data.checks import problems
 from graftage.data.sources import Source, Sources, labelled, natural_key
@@ -97,14 +97,17 @@ def train(data: str | Path | Settings, *, watcher: Watcher | None = None, **opti
         learnt = steps.learn(table, fit, split, settings.seed, journal)
         adapted, tested = steps.adapt(looked, catalog, table, learnt, final, started)
         tuned, T = adapted.tuned, None if tested is None else tested[1]
+        found = deciding.gather(looked, catalog, table, learnt, tuned=tuned, forward=tested and tested[0])
+        decisions = deciding.rules(found, settings)
         measured = steps.measure(table, learnt, others, settings.seed, journal, tuned=tuned, T=T)
         measured = steps.count_opening(catalog, measured, journal)
-        measured = steps.lay_out(table, measured, None if tested is None else tested[1], settings.seed, journal)
+        measured = steps.lay_out(table, measured, T, settings.seed, journal)
+        measured = deciding.with_promises(measured, decisions, found, settings, table.T if T is None else T)
         scores = {**to_json(measured.scores), "how": measured.how}
-        bundle = steps.make_bundle(looked, catalog, table, learnt, scores, tuned=tuned)
-        found = problems(steps.in_their_parts(catalog, table), steps.groups_of(catalog))
+        bundle = steps.make_bundle(looked, catalog, table, learnt, scores, tuned=tuned, decisions=decisions)
+        faults = problems(steps.in_their_parts(catalog, table), steps.groups_of(catalog))
         grown = growth.beside_training(table.X, table.y, table.groups, seed=settings.seed, journal=journal)
-        whole = Outcome(settings, catalog, found, bundle, measured, adapted=adapted, curve=grown)
+        whole = Outcome(settings, catalog, faults, bundle, measured, adapted=adapted, curve=grown)
         summary = outcome.write(folder, final, whole, journal)
     States(folder_of(final)).remove()
     return Run(final, measured.scores, summary, tuple(journal.notes))
@@ -147,6 +150,7 @@ def evaluate(
     scores = score(p, y, classes=predictor.classes, groups=groups, rng=np.random.default_rng(seed))
     how = f"{len(y):,} pictures of {data}, none of which the model was trained on, measured once."
     measured = steps.count_opening(seen.catalog, Measured(seen.rows, y, p, scores, how, groups, ()), journal)
+    measured = deciding.examined(measured, predictor.decisions, seen.answers, seed=seed)
     evaluated = outcome.write_evaluation(folder, seen.catalog, measured, predictor.bundle, journal)
     if rival is None:
         return evaluated
@@ -253,7 +257,9 @@ def fit(
     learnt = steps.learn(table, how, split, settings.seed, journal)
     with tempfile.TemporaryDirectory() as states:
         adapted, tested = steps.adapt(looked, catalog, table, learnt, Path(states) / "fit", started)
-    bundle = steps.make_bundle(looked, catalog, table, learnt, {}, tuned=adapted.tuned)
+    found = deciding.gather(looked, catalog, table, learnt, tuned=adapted.tuned, forward=tested and tested[0])
+    decisions = deciding.rules(found, settings)
+    bundle = steps.make_bundle(looked, catalog, table, learnt, {}, tuned=adapted.tuned, decisions=decisions)
     return Predictor(
         bundle, forward if tested is None else tested[0], limits=steps.limits_of(settings), repair=settings.repair
     )

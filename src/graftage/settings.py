@@ -54,6 +54,8 @@ RANGES = {
     "views": (0, 64),
     "tail_share": (0.0, 1.0),
     "lora_rank": (1, 1024),
+    "coverage": (0.5, 0.999),
+    "max_error": (0.0001, 0.5),
 }
 _UNITS = {"s": 1, "m": 60, "h": 3600, "": 1}
 
@@ -81,6 +83,8 @@ class Settings:
         recipe: how the network is adapted: "auto", "linear", "classic", "tail", "full", "lora", "norm" or "scratch".
         budget: time for the whole run, such as "30s", "10m" or "2h"; "" takes as long as the plan needs.
         metric: what is to be good: "accuracy", "balanced_accuracy" or "macro_f1"; the latter two balance the classes.
+        coverage: promised share of pictures whose prediction set holds the true class.
+        max_error: promised largest share of wrong answers among those on which the model does not abstain.
         resume: go on with the interrupted run of the same command.
         track: loggers beside log.jsonl: "tensorboard", "wandb", "mlflow", joined by commas.
         epochs … torchcompile: hyperparameters of fine-tuning, see `learn.defaults.Recipe`; None or "" takes the default
@@ -105,6 +109,8 @@ class Settings:
     recipe: str = "auto"
     budget: str = ""
     metric: str = "accuracy"
+    coverage: float = 0.9
+    max_error: float = 0.01
     resume: bool = False
     track: str = ""
     epochs: int | None = None

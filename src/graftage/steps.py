@@ -25,6 +25,7 @@ from graftage.learn.baseline import held_out_knn, knn_probabilities
 from graftage.learn.head import Head
 from graftage.learn.search import Searched, Trial, fit_head, search, simplest_within_one_error
 from graftage.learn.temperature import softmax
+from graftage.measure.decide import Decisions
 from graftage.measure.projection import flat_map
 from graftage.measure.scores import majority, score
 from graftage.measure.selection import Trials, bbc, corrected_scores
@@ -482,6 +483,7 @@ def make_bundle(
     scores: Mapping[str, object],
     *,
     tuned: Tuned | None = None,
+    decisions: Decisions | None = None,
 ) -> Bundle:
     """Everything that the model file holds."""
     backbone = looked.backbone if tuned is None else tuned.backbone
@@ -496,4 +498,5 @@ def make_bundle(
         data=outcome.fingerprint(catalog, table.train),
         settings=outcome.portable(looked.settings),
         versions=outcome.versions(),
+        decisions=decisions or Decisions(),
     )

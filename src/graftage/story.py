@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from graftage import growth, openings
+from graftage import growth, openings, telling
 from graftage.data.catalog import Catalog, printable
 from graftage.data.checks import Problem
 from graftage.data.decode import Limits, decode
@@ -21,6 +21,8 @@ from graftage.learn.search import Candidate, Trial
 from graftage.measure.calibration import reliability
 from graftage.measure.compare import paired
 from graftage.measure.curve import Curve
+from graftage.measure.decide import Answers
+from graftage.measure.promises import Promises
 from graftage.measure.scores import Scores, score
 from graftage.report.page import Baseline, Left, Report, Shot
 from graftage.report.scatter import Dot
@@ -62,6 +64,8 @@ class Measured:
         apart: whether the pictures held out took no part in training the model file.
         places: float64 (n, 2) on a flat map, nan where a picture is not shown there.
         openings: how often these test pictures have been opened on this machine, with this time; 0 without a test set.
+        answers: what was decided for each picture.
+        promises: how the promises of the model fared; None where they were not looked at.
     """
 
     rows: Ints
@@ -76,6 +80,8 @@ class Measured:
     apart: bool = True
     openings: int = 0
     places: NDArray[np.float64] | None = None
+    answers: Answers = field(default_factory=Answers)
+    promises: Promises | None = None
 
     @property
     def predicted(self) -> Ints:
@@ -201,6 +207,7 @@ def summary(outcome: Outcome, folder: Path) -> tuple[str, ...]:
     lines += [_against(baseline) for baseline in outcome.measured.baselines]
     if outcome.adapted is not None and outcome.settings.recipe != "linear":
         lines += [f"shipped             {shipped(outcome.adapted)}"]
+    lines += telling.summary_lines(outcome.measured.promises)
     lines += [f"measured            {_measured_on(outcome.measured)}"]
     lines += [f"note                {notice}" for notice in notices(outcome)]
     return (
@@ -253,6 +260,10 @@ def report(outcome: Outcome, *, size: int) -> Report:
         timing=outcome.timing,
         model={**_model_facts(outcome.bundle, size), **_recipe_facts(outcome.adapted)},
         usage=_usage(),
+        promised=telling.promised(outcome.measured.promises),
+        how_decided=telling.how_decided(outcome.measured.promises),
+        curve=telling.curve(outcome.measured.promises),
+        calibration=telling.calibration_words(outcome.measured.promises),
         notes=notices(outcome),
         dots=_dots(outcome, shots),
         growth=growth.section(outcome.curve),
@@ -403,10 +414,12 @@ def _cells(measured: Measured, shots: Mapping[int, Shot]) -> dict[tuple[int, int
 
 
 def prediction_rows(measured: Measured, catalog: Catalog) -> list[tuple[object, ...]]:
-    """Held-out pictures as rows of `predictions.csv`: id, label, predicted, then probabilities."""
+    """Held-out pictures as rows of `predictions.csv`: id, label, predicted, what was decided, then probabilities."""
     rows: list[tuple[object, ...]] = []
-    for index, y, p in zip(measured.rows, measured.y, measured.probabilities, strict=True):
-        first, second = np.argsort(-p, kind="stable")[:2]  # of equal ones the first class, as argmax says
+    for i, (index, y, p) in enumerate(zip(measured.rows, measured.y, measured.probabilities, strict=True)):
+        order = np.argsort(-p, kind="stable")  # of equal ones the first class, as argmax says
+        first, second = order[:2]
         named = (printable(catalog.entries[index].id), catalog.classes[y], catalog.classes[first])
-        rows.append((*named, f"{p[first]:.9g}", catalog.classes[second], *(f"{v:.9g}" for v in p)))
+        cells = telling.decision_cells(measured.answers, i, order, catalog.classes)
+        rows.append((*named, f"{p[first]:.9g}", catalog.classes[second], *cells, *(f"{v:.9g}" for v in p)))
     return rows

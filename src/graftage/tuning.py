@@ -18,7 +18,7 @@ from graftage.costs import measure_cost
 from graftage.errors import OptionError
 from graftage.features.backbone import Backbone, Weights
 from graftage.ground import Ground, without_harmful_flips
-from graftage.judging import Judged, judge_recipe, verdict
+from graftage.judging import Judged, held_in_fold, judge_recipe, verdict
 from graftage.learn.defaults import Recipe
 from graftage.learn.head import Head
 from graftage.learn.search import Trial
@@ -40,7 +40,7 @@ _FEW = 100  # pictures below which auto does not tune: what is gained could not 
 _GOOD = 0.02  # held-out error of the head below which auto does not tune (methods: nothing left to gain)
 _LEAST_EPOCHS = 2  # below which auto does not begin
 _FULL_MINUTES = 20  # without a budget, auto tries the whole network where that takes no longer
-_RESERVE = 12.0  # seconds kept for converting the tuned network, the test pictures and the report
+_RESERVE = 20.0  # seconds kept for converting the tuned networks, the test pictures, the detector and the report
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,6 +54,9 @@ class Tuned:
         trial: how it did on the pictures held out.
         logits: float32 (n, K) held-out logits of all pictures, or None where only some were held out.
         others: the other ways between head and tuned weights, as trials, where all pictures were held out.
+        held: int64 (h,), ascending, places of the pictures held out while judging; held_logits: float32 (h, K) theirs.
+        apart: int64 (a,), those of them that the first network judged never saw.
+        apart_weights: of that network; None where it is the one that ships.
     """
 
     backbone: Backbone
@@ -62,6 +65,10 @@ class Tuned:
     trial: Trial
     logits: NDArray[np.float32] | None
     others: tuple[Trial, ...]
+    held: Ints
+    held_logits: NDArray[np.float32]
+    apart: Ints
+    apart_weights: Weights | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,7 +152,7 @@ def _carry_out(ground: Ground, states: States) -> Adapted:
 
 def _facts(settings: Settings) -> dict[str, object]:
     """The settings that a state belongs to: all that shape the result."""
-    free = ("output", "resume", "overwrite", "workers", "track", "max_bytes", "max_pixels")
+    free = ("output", "resume", "overwrite", "workers", "track", "max_bytes", "max_pixels", "coverage", "max_error")
     return {name: value for name, value in vars(settings).items() if name not in free}
 
 
@@ -189,19 +196,37 @@ def _finish(ground: Ground, judged: Judged, states: States) -> tuple[Tuned, tupl
     ready = judged.ready
     records: tuple[Epoch, ...] = ()
     start, end = judged.first
+    first = None
     if judged.plan.refit:
+        first = _weights_at(ground, ready, between(start, end, judged.alpha))[1]
         name = f"{ready.recipe.name}, all pictures"
         with inputs_of(ground, ready) as batches:
             rows = np.arange(len(ground.y))
             task = make_task(ground, ready, batches, rows, rows[:0], name)
             start, training = run_task(ground, replace(task, stop_after=judged.epochs), name, states)
             end, records = training.weights(), tuple(training.records)
+    network, weights = _weights_at(ground, ready, between(start, end, judged.alpha))
+    held = judged.logits.astype(np.float32)
+    whole = len(judged.rows) == len(ground.y)
+    ship = Tuned(
+        backbone=ready.backbone,
+        weights=weights,
+        head=network.to_head(),
+        trial=judged.trial,
+        logits=held if whole else None,
+        others=judged.others if whole else (),
+        held=judged.rows,
+        held_logits=held,
+        apart=held_in_fold(ground, 0),
+        apart_weights=first,
+    )
+    return ship, records
+
+
+def _weights_at(ground: Ground, ready: Ready, arrays: Any) -> "tuple[Network, Weights]":
     network = starting_network(ground, ready, None)
-    _load(network, between(start, end, judged.alpha), ready)
-    weights = _whole_weights(network, ready)
-    logits = judged.logits.astype(np.float32) if len(judged.rows) == len(ground.y) else None
-    others = judged.others if logits is not None else ()
-    return Tuned(ready.backbone, weights, network.to_head(), judged.trial, logits, others), records
+    _load(network, arrays, ready)
+    return network, _whole_weights(network, ready)
 
 
 def _load(network: "Network", arrays: Any, ready: Ready) -> None:

@@ -13,7 +13,7 @@ from graftage.errors import OptionError
 from graftage.measure.interval import LEVEL, Floats, Ints
 from graftage.measure.scores import brier, check, log_losses
 
-__all__ = ["Reliability", "brier", "calibration_error_debiased", "ece", "log_losses", "reliability"]
+__all__ = ["Reliability", "brier", "calibration_error_debiased", "ece", "log_losses", "perfect_error", "reliability"]
 
 BINS = 15
 
@@ -87,10 +87,29 @@ def calibration_error_debiased(probabilities: Floats, y: Ints, *, bins: int = BI
         OptionError: bins is below 1.
     """
     confidence, correct = _confidence(probabilities, y, bins)
-    count, mean, accuracy = _binned(_equal_mass(confidence, bins), confidence, correct)
+    return _debiased(_equal_mass(confidence, bins), confidence, correct)
+
+
+def perfect_error(probabilities: Floats, *, rng: np.random.Generator, draws: int = 200, bins: int = BINS) -> float:
+    """The debiased error that 95 of 100 models stay below whose confidences are the truth, by simulating their answers.
+
+    Args:
+        probabilities: (n, K) float.
+        rng: source of the answers.
+        draws: models simulated.
+        bins: as in `calibration_error_debiased`.
+    """
+    confidence = probabilities.max(axis=1).astype(np.float64)
+    place = _equal_mass(confidence, bins)
+    found = [_debiased(place, confidence, rng.random(confidence.size) < confidence) for _ in range(draws)]
+    return float(np.quantile(found, LEVEL))
+
+
+def _debiased(place: Ints, confidence: NDArray[np.float64], correct: NDArray[np.bool_]) -> float:
+    count, mean, accuracy = _binned(place, confidence, correct)
     bias = accuracy * (1 - accuracy) / np.maximum(count - 1, 1)
     square = np.where(count > 1, (mean - accuracy) ** 2 - bias, 0.0)
-    return float(np.sqrt(max(0.0, float(count @ square) / y.size)))
+    return float(np.sqrt(max(0.0, float(count @ square) / confidence.size)))
 
 
 def _confidence(probabilities: Floats, y: Ints, bins: int) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:

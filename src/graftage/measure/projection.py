@@ -39,8 +39,8 @@ def affinities(squared: Floats, perplexity: float) -> Floats:
     """Symmetric neighbour probabilities (n, n) of squared distances (n, n), with sum 1 and a diagonal of 0."""
     n = len(squared)
     wanted, away = np.log(perplexity), ~np.eye(n, dtype=bool)
-    shifted = squared - np.where(away, squared, np.inf).min(axis=1, keepdims=True)
-    scale = np.maximum(np.where(away, shifted, 0).mean(axis=1), _LEAST)
+    shifted = np.where(away, squared - np.where(away, squared, np.inf).min(axis=1, keepdims=True), 0)
+    scale = np.maximum(shifted.mean(axis=1), _LEAST)
     low, high, beta = np.zeros(n), np.full(n, np.inf), 1 / scale
     for _ in range(_BISECTIONS):
         p = np.exp(-shifted * beta[:, None]) * away

@@ -15,6 +15,8 @@ from graftage.measure.interval import Estimate
 from graftage.report.markup import text
 
 ROWED_CLASSES = 12  # up to so many classes the counts get a named row each; above, a skyline
+CURVE_POINTS = 120  # of the risk-coverage curve: more cannot be told apart at its width
+RISK_TOPS = (0.01, 0.02, 0.04, 0.08, 0.12, 0.2, 0.4, 0.6, 0.8, 1.0)  # where its scale may end
 HEAT_LEVELS = 6  # shades of the compact heat map; more cannot be told apart at a few pixels
 
 
@@ -40,6 +42,18 @@ class Bins(Protocol):
     @property
     def high(self) -> NDArray[Any]:
         """Upper end of that band."""
+
+
+class Curve(Protocol):
+    """What `risk_coverage_figure` needs: arrays of equal length (m,), by rising coverage."""
+
+    @property
+    def coverage(self) -> NDArray[Any]:
+        """Share of pictures answered, 0 to 1."""
+
+    @property
+    def risk(self) -> NDArray[Any]:
+        """Share of wrong answers among them, 0 to 1."""
 
 
 def axis_start(estimates: Sequence[Estimate]) -> float:
@@ -158,6 +172,37 @@ def reliability_diagram(bins: Bins) -> str:
     names += '<text transform="translate(-16 150) rotate(-90)" text-anchor="middle" y="2">accuracy</text>'
     view = 'viewBox="-26 -10 380 352"'
     return f'<svg class="reliability" role="img" {view}><title>{title}</title>{frame}{band}{dots}{names}</svg>'
+
+
+def risk_coverage_figure(curve: Curve) -> str:
+    """The share of wrong answers against the share of pictures answered, surest first; the scale ends above the line.
+
+    The first tenth of the pictures, where a single mistake is a large share, does not stretch the scale.
+    """
+    coverage, risk = (np.asarray(a, dtype=np.float64) for a in (curve.coverage, curve.risk))
+    calm = coverage >= min(0.1, float(coverage[-1]))
+    top = next((t for t in RISK_TOPS if t >= float(risk[calm].max())), 1.0)
+    wanted = np.unique(np.searchsorted(coverage, np.linspace(0, 1, CURVE_POINTS + 1)[1:] - 1e-12))
+    places = wanted[wanted < len(coverage)]
+    points = " ".join(f"{40 + 300 * coverage[i]:.1f},{200 - 200 * min(risk[i] / top, 1):.1f}" for i in places)
+    title = f"Of all answers {100 * risk[-1]:.1f} % are wrong, of the surer half {100 * _at_half(coverage, risk):.1f} %"
+    ticks = "".join(_risk_tick(i / 4, top) for i in range(5))
+    names = '<text x="190" y="238" text-anchor="middle">share of pictures answered, surest first</text>'
+    names += '<text transform="translate(-24 100) rotate(-90)" text-anchor="middle" y="2">wrong among them</text>'
+    line = f'<polyline class="line" points="{points}"/>'
+    view = 'viewBox="-34 -10 388 262"'
+    return f'<svg class="curve" role="img" {view}><title>{title}</title>{ticks}{line}{names}</svg>'
+
+
+def _at_half(coverage: NDArray[np.float64], risk: NDArray[np.float64]) -> float:
+    return float(risk[min(int(np.searchsorted(coverage, 0.5 - 1e-12)), len(risk) - 1)])
+
+
+def _risk_tick(part: float, top: float) -> str:
+    x, y = 40 + 300 * part, 200 - 200 * part
+    lines = f'<path class="grid" d="M40 {y:g}H340M{x:g} 0V200"/>'
+    across = f'<text x="{x:g}" y="218" text-anchor="middle">{100 * part:g} %</text>'
+    return f'{lines}{across}<text x="34" y="{y + 4:g}" text-anchor="end">{100 * part * top:g} %</text>'
 
 
 def _svg(title: str, body: str, *, css: str, height: int) -> str:

@@ -25,6 +25,7 @@ METHODS = (
     ("at least wilson", "Where Wilson's interval for as many pictures is wider, it counts."),
     ("all draws equal", "All draws gave the same value, which shows no spread."),
     ("wilson", "Wilson's interval for a proportion (1927), which holds for few pictures and near 100 %."),
+    ("clopper-pearson", "Clopper and Pearson's exact interval for a proportion (1934)."),
     ("effective n", "Pictures of one group (duplicates, one patient, one session) are not independent: the interval is "
      "that of the smaller number of independent pictures that would tell as much."),
     ("jaccard", "F1 = 2J / (1 + J) with J = TP / (TP + FP + FN); J is a proportion, and its interval is carried over."),

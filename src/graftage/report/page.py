@@ -84,6 +84,25 @@ class Baseline:
     p: float | None = None
 
 
+@dataclass(frozen=True)
+class Promised:
+    """A promise of the model, and what came of it on held-out pictures.
+
+    Attributes:
+        name: what is promised.
+        asked: what was asked for, in a few words; None where it could not be promised.
+        found: what was measured, None where nothing was.
+        share: whether that is a share, to be written as percent.
+        why: why it could not be promised.
+    """
+
+    name: str
+    asked: str | None
+    found: Estimate | None
+    share: bool = True
+    why: str = ""
+
+
 @dataclass(frozen=True, eq=False)
 class Report:
     """All that the page shows, as plain values; whatever is left empty leaves its section out.
@@ -101,6 +120,9 @@ class Report:
         left_out: inputs that were not used.
         problems: (severity, kind, id, detail), worst first.
         reliability: bins of confidence, see `figures.Bins`.
+        calibration: a sentence or two on the calibration error.
+        promised: promises beyond probabilities, and how they fared; how_decided: on what they were measured.
+        curve: error against the share answered, see `figures.Curve`.
         trials: (name, log-loss, accuracy, chosen) of all that was tried.
         timing: (stage, seconds), in order.
         model: facts on the model file, in order.
@@ -123,6 +145,10 @@ class Report:
     left_out: tuple[Left, ...] = ()
     problems: tuple[tuple[str, str, str, str], ...] = ()
     reliability: figures.Bins | None = None
+    calibration: str = ""
+    promised: tuple[Promised, ...] = ()
+    how_decided: str = ""
+    curve: figures.Curve | None = None
     trials: tuple[tuple[str, float, float, bool], ...] = ()
     timing: tuple[tuple[str, float], ...] = ()
     model: Mapping[str, str] = field(default_factory=dict)
@@ -164,6 +190,7 @@ def _methods(report: Report) -> tuple[str, ...]:
     shown += [e for c in scores.per_class for e in (c.recall, c.precision, c.f1)]
     for baseline in report.baselines:
         shown += [e for e in (baseline.accuracy, baseline.macro_f1, baseline.difference) if e is not None]
+    shown += [row.found for row in report.promised if row.found is not None]
     return tuple(dict.fromkeys(estimate.method for estimate in shown))
 
 
@@ -365,6 +392,25 @@ def _dots(report: Report, shown: Mapping[str, str]) -> list[list[object]]:
     ]
 
 
+def _promised_row(report: Report, row: Promised) -> str:
+    name = f'<th scope="row">{text(row.name)}</th>'
+    if row.asked is None:
+        return f'{name}<td colspan="2" class="quiet">not promised: {text(row.why)}</td>'
+    if row.found is None:
+        return f"{name}<td>{text(row.asked)}</td><td>–</td>"
+    words = row.found.percent() if row.share else row.found.number(2)
+    asked = text(row.asked).replace(" %", "&nbsp;%")
+    return f"{name}<td>{asked}</td><td>{markup.estimate(words)}{_marks(report, [row.found])}</td>"
+
+
+def _promised(report: Report) -> str:
+    if not report.promised:
+        return ""
+    rows = (_promised_row(report, row) for row in report.promised)
+    table = markup.table("Promises", ("", "Asked for", "On held-out pictures"), rows)
+    return f'{table}<p class="quiet">{text(report.how_decided)}</p>'
+
+
 def _trials(report: Report) -> str:
     rows = (
         f'<th scope="row">{text(name)}{markup.tag("chosen", "chosen") if chosen else ""}</th>'
@@ -406,6 +452,9 @@ PARTS: Mapping[str, Callable[[Report], str]] = {
     "mistakes": _mistakes,
     "reliability": lambda report: figures.reliability_diagram(report.reliability) if report.reliability else "",
     "growth": lambda report: curve.figure(*report.growth) if report.growth else "",
+    "calibration": lambda report: f'<p class="quiet">{text(report.calibration)}</p>' if report.calibration else "",
+    "promised": _promised,
+    "curve": lambda report: figures.risk_coverage_figure(report.curve) if report.curve else "",
     "trials": _trials,
     "left_out": _left_out,
     "problems": _problems,

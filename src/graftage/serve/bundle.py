@@ -1,13 +1,14 @@
 """The model file: one safetensors file holds all that a prediction needs, and nothing that runs (W).
 
 `Bundle` is a trained classifier at rest. Its JSON part lies in the header, the backbone's weights are the tensors
-`backbone.NAME`, the head's are `head.NAME`; how the file itself is written and read safely is in `tensorfile`. Here is
-what the parts mean and how they must fit each other. Every fault is a `BundleError` that names the file.
+`backbone.NAME`, the head's are `head.NAME`, those of the detector of strange pictures `unlike.NAME`; how the file
+itself is written and read safely is in `tensorfile`. Here is what the parts mean and how they must fit each other.
+Every fault is a `BundleError` that names the file.
 """
 
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from graftage.errors import BundleError
 from graftage.features.backbone import OUTPUTS, BackboneInfo
 from graftage.features.preprocess import Preprocess
 from graftage.learn.head import Head
+from graftage.measure.decide import Decisions
 from graftage.serve.tensorfile import (
     Array,
     Damaged,
@@ -41,7 +43,8 @@ from graftage.serve.tensorfile import (
 #   3. give the old fields their new form in _check_info right after _check_format, so that one reader serves all;
 #   4. leave the refusal of newer formats as it is: an old graftage must not guess at a new file.
 # Format 2 added the backbone's `output`, the head's hidden layer and its transform "plain".
-FORMAT = 2
+# Format 3 added `decisions`: prediction sets, abstention, and the detector of pictures unlike those trained on.
+FORMAT = 3
 
 MAX_CLASSES = 100_000
 PRECISIONS = ("float32", "bfloat16")
@@ -64,6 +67,7 @@ class Bundle:
         settings: enough to train it again.
         versions: package name to version.
         created: time of training, or "" so that the same command gives the same bytes.
+        decisions: what it promises beyond probabilities.
     """
 
     classes: tuple[str, ...]
@@ -77,9 +81,10 @@ class Bundle:
     settings: Mapping[str, object]
     versions: Mapping[str, str]
     created: str = ""
+    decisions: Decisions = field(default_factory=Decisions)
 
 
-# Exactly these fields, exactly these types: the JSON part of format 2.
+# Exactly these fields, exactly these types: the JSON part of format 3.
 _INFO: Mapping[str, object] = {
     "format": int,
     "classes": list,
@@ -92,6 +97,7 @@ _INFO: Mapping[str, object] = {
     "settings": dict,
     "versions": dict,
     "created": str,
+    "decisions": dict,
 }
 _BACKBONE: Mapping[str, object] = {field.name: field.type for field in fields(BackboneInfo)}
 # What a record's own check may raise at values it does not like, however odd.
@@ -145,7 +151,7 @@ def describe(path: Path) -> dict[str, Any]:
 
     Returns:
         The JSON part (format, classes, preprocess, backbone, head, temperature, scores, data, settings, versions,
-        created), with `bytes`, the size of the file, and `tensors`, from name to {"dtype", "shape"}.
+        created, decisions), with `bytes`, the size of the file, and `tensors`, from name to {"dtype", "shape"}.
 
     Raises:
         BundleError: as `load`, but damage inside the tensors is not seen.
@@ -161,7 +167,8 @@ def describe(path: Path) -> dict[str, Any]:
 
 def _named(bundle: Bundle) -> dict[str, Array]:
     tensors: dict[str, Array] = {f"backbone.{name}": tensor for name, tensor in bundle.weights.items()}
-    return tensors | {f"head.{name}": tensor for name, tensor in bundle.head.to_tensors().items()}
+    tensors |= {f"head.{name}": tensor for name, tensor in bundle.head.to_tensors().items()}
+    return tensors | {f"unlike.{name}": tensor for name, tensor in bundle.decisions.to_tensors().items()}
 
 
 def _info(bundle: Bundle) -> Json:
@@ -174,6 +181,7 @@ def _info(bundle: Bundle) -> Json:
         "temperature": float(bundle.temperature),
         **{name: _plain(getattr(bundle, name)) for name in ("scores", "data", "settings", "versions")},
         "created": bundle.created,
+        "decisions": bundle.decisions.to_json(),
     }
 
 
@@ -207,7 +215,11 @@ def _renewed(info: Json) -> Json:
     """The JSON part of an older format in today's form."""
     backbone = info.get("backbone")
     if info["format"] == 1 and isinstance(backbone, dict):
-        return {**info, "backbone": {**backbone, "output": "pooled"}}
+        info = {**info, "backbone": {**backbone, "output": "pooled"}}
+    if info["format"] <= 2 and "decisions" not in info:
+        reason = "the model file is of an older format; train it anew"
+        reasons = dict.fromkeys(("sets", "answers", "unlike"), reason)
+        info = {**info, "decisions": Decisions(reasons=reasons).to_json()}
     return info
 
 
@@ -253,7 +265,7 @@ def _preprocess(record: Json) -> Preprocess:
 
 def _assemble(header: Header, tensors: Mapping[str, Array]) -> Bundle:
     info = header.text
-    weights, head_tensors = _parted(tensors)
+    weights, head_tensors, unlike = _parted(tensors)
     bundle = Bundle(
         classes=tuple(info["classes"]),
         preprocess=_preprocess(info["preprocess"]),
@@ -261,19 +273,20 @@ def _assemble(header: Header, tensors: Mapping[str, Array]) -> Bundle:
         weights=weights,
         head=_head(info["head"], head_tensors),
         **{name: info[name] for name in ("temperature", "scores", "data", "settings", "versions", "created")},
+        decisions=_decisions(info["decisions"], unlike),
     )
     _check_fit(bundle)
     return bundle
 
 
-def _parted(tensors: Mapping[str, Array]) -> tuple[dict[str, Array], dict[str, Array]]:
-    parts: dict[str, dict[str, Array]] = {"backbone": {}, "head": {}}
+def _parted(tensors: Mapping[str, Array]) -> tuple[dict[str, Array], dict[str, Array], dict[str, Array]]:
+    parts: dict[str, dict[str, Array]] = {"backbone": {}, "head": {}, "unlike": {}}
     for name, tensor in tensors.items():
         owner, _, rest = name.partition(".")
         if owner not in parts or not rest:
             raise newer(f"it has the unknown tensor {name[:80]!a}")
         parts[owner][rest] = tensor
-    return parts["backbone"], parts["head"]
+    return parts["backbone"], parts["head"], parts["unlike"]
 
 
 def _head(record: Json, tensors: Mapping[str, Array]) -> Head:
@@ -286,6 +299,13 @@ def _head(record: Json, tensors: Mapping[str, Array]) -> Head:
         raise Damaged(f"its head: {str(fault)[:200]}") from fault
 
 
+def _decisions(record: Json, tensors: Mapping[str, Array]) -> Decisions:
+    try:
+        return Decisions.from_parts(record, dict(tensors))
+    except _MISFITS as fault:
+        raise Damaged(f"its decisions: {str(fault)[:200]}") from fault
+
+
 def _check_fit(bundle: Bundle) -> None:
     """The parts belong together: widths and numbers of classes agree."""
     head, features = bundle.head, bundle.backbone.features
@@ -295,3 +315,6 @@ def _check_fit(bundle: Bundle) -> None:
         raise Damaged(f"its head knows {head.n_classes} classes, but {len(bundle.classes)} have names")
     if not bundle.weights:
         raise Damaged("it has no backbone weights")
+    unlike = bundle.decisions.unlike
+    if unlike is not None and unlike.geometry.features != features:
+        raise Damaged(f"its detector takes {unlike.geometry.features} features, but its backbone gives {features}")

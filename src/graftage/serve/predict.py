@@ -19,6 +19,7 @@ from graftage.features.backbone import Backbone
 from graftage.features.engine import Forward, open_forward
 from graftage.features.extract import Job, Seen, see, stream
 from graftage.learn.temperature import softmax
+from graftage.measure.decide import Decisions, decided
 from graftage.serve.bundle import Bundle
 from graftage.serve.bundle import load as load_bundle
 
@@ -37,6 +38,11 @@ class Prediction:
         probability: calibrated, 0 to 1; 0 if rejected.
         runner_up: the second class, "" if rejected.
         probabilities: of all classes in the model's order; empty if rejected.
+        prediction_set: classes that hold the true one as often as the model promises, most probable first; empty if
+            rejected, or if the model makes no such promise: `Predictor.decisions` says why.
+        abstained: whether the model is not sure enough to promise its error; None if rejected, or without a promise.
+        unlike_p: p-value of a picture like those trained on, 0 to 1, low is odd; None if rejected or not judged.
+        unlike: whether it is flagged as unlike anything seen in training; None likewise.
     """
 
     path: str
@@ -46,6 +52,10 @@ class Prediction:
     probability: float
     runner_up: str
     probabilities: tuple[float, ...]
+    prediction_set: tuple[str, ...] = ()
+    abstained: bool | None = None
+    unlike_p: float | None = None
+    unlike: bool | None = None
 
     @property
     def runner_up_probability(self) -> float:
@@ -83,6 +93,11 @@ class Predictor:
     def classes(self) -> tuple[str, ...]:
         """Class names in the order of the probabilities."""
         return self.bundle.classes
+
+    @property
+    def decisions(self) -> Decisions:
+        """What the model promises beyond probabilities, and why not where it does not."""
+        return self.bundle.decisions
 
     def predict(self, paths: Sequence[str | Path], *, workers: int = 0) -> list[Prediction]:
         """One prediction per path, in order. Pictures that cannot be used come back with status "rejected"."""
@@ -136,8 +151,10 @@ class Predictor:
         rows = iter(self.probabilities(features))
         return [_rejected(str(s.job.path), s.reason) if s.reason else self._answer(s, next(rows)) for s in chunk]
 
-    def _answer(self, seen: Seen, p: NDArray[np.floating]) -> Prediction:
-        first, second = np.argsort(-p, kind="stable")[:2]  # of equal ones the first class, as argmax says
+    def _answer(self, seen: Seen, p: NDArray[np.float64]) -> Prediction:
+        order = np.argsort(-p, kind="stable")  # of equal ones the first class, as argmax says
+        first, second = order[:2]
+        found = decided(self.decisions, seen.vectors[0][None], p[None])
         return Prediction(
             path=str(seen.job.path),
             status="repaired" if seen.repaired else "ok",
@@ -146,6 +163,10 @@ class Predictor:
             probability=float(p[first]),
             runner_up=self.classes[second],
             probabilities=tuple(float(v) for v in p),
+            prediction_set=() if found.sets is None else tuple(self.classes[k] for k in order if found.sets[0, k]),
+            abstained=None if found.abstained is None else bool(found.abstained[0]),
+            unlike_p=None if found.unlike_p is None else float(found.unlike_p[0]),
+            unlike=None if found.unlike is None else bool(found.unlike[0]),
         )
 
 

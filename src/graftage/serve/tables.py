@@ -27,11 +27,15 @@ from graftage.errors import OptionError, StoreError
 
 Format = Literal["csv", "jsonl", "parquet", "table"]
 Status = Literal["ok", "repaired", "rejected"]
-Cell = str | float | None
+Cell = str | float | bool | None
 
 # Columns of CSV and Parquet, in order; on request one more per class, named p:CLASS.
-COLUMNS = ("path", "status", "reason", "label", "probability", "runner_up", "runner_up_probability")
-_NUMBERS = ("probability", "runner_up_probability")
+COLUMNS = (
+    *("path", "status", "reason", "label", "probability", "runner_up", "runner_up_probability"),
+    *("prediction_set", "abstained", "unlike_p", "unlike"),
+)
+_NUMBERS = ("probability", "runner_up_probability", "unlike_p")
+_TRUTHS = ("abstained", "unlike")
 # Nine significant digits give back the same float32.
 _DIGITS = 9
 # Rows that Parquet collects before it writes them as one row group.
@@ -53,6 +57,11 @@ class Row:
         runner_up: the second most probable class; empty when rejected.
         runner_up_probability: of the runner-up, 0 to 1; None when rejected.
         probabilities: of every class in the model's order, each 0 to 1; empty when rejected.
+        prediction_set: classes, most probable first; empty when rejected or not promised. In CSV and Parquet their
+            names are one JSON list, because a name may hold any separator.
+        abstained: whether the model is not sure enough; None when rejected or not promised.
+        unlike_p: p-value, 0 to 1, low is odd; None when rejected or not judged.
+        unlike: whether the picture is unlike those trained on; None likewise.
     """
 
     path: str
@@ -63,6 +72,10 @@ class Row:
     runner_up: str = ""
     runner_up_probability: float | None = None
     probabilities: tuple[float, ...] = ()
+    prediction_set: tuple[str, ...] = ()
+    abstained: bool | None = None
+    unlike_p: float | None = None
+    unlike: bool | None = None
 
 
 class Writer(Protocol):
@@ -208,9 +221,26 @@ def _number(value: float | None) -> float | None:
 
 def _cells(row: Row, classes: tuple[str, ...]) -> dict[str, Cell]:
     """Column name to value, in order; probabilities of a rejected picture are None."""
-    cells: dict[str, Cell] = {name: getattr(row, name) for name in COLUMNS}
-    cells = {name: _text(value, "utf-8") if isinstance(value, str) else _number(value) for name, value in cells.items()}
+    cells: dict[str, Cell] = {name: _cell(getattr(row, name)) for name in COLUMNS}
     return cells | {f"p:{name}": value for name, value in _by_class(row, classes).items()}
+
+
+def _cell(value: str | float | bool | tuple[str, ...] | None) -> Cell:
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, tuple):
+        return listed(value)
+    return _text(value, "utf-8") if isinstance(value, str) else _number(value)
+
+
+def listed(names: Sequence[str]) -> str:
+    """Class names as one cell: a JSON list; "" where there are none."""
+    return json.dumps([_text(name, "utf-8") for name in names], ensure_ascii=False) if names else ""
+
+
+def truth(value: bool | None) -> str:
+    """A truth as a cell of a csv file."""
+    return "" if value is None else "true" if value else "false"
 
 
 def _by_class(row: Row, classes: tuple[str, ...]) -> dict[str, float | None]:
@@ -227,10 +257,16 @@ class _Csv:
 
     def write(self, row: Row) -> None:
         cells = _cells(row, self._classes).values()
-        self._rows.writerow([f"{cell:.{_DIGITS}g}" if isinstance(cell, float) else cell for cell in cells])
+        self._rows.writerow([_printed(cell) for cell in cells])
 
     def finish(self) -> None:
         pass
+
+
+def _printed(cell: Cell) -> str | None:
+    if isinstance(cell, bool):
+        return truth(cell)
+    return f"{cell:.{_DIGITS}g}" if isinstance(cell, float) else cell
 
 
 @dataclass(frozen=True)
@@ -249,6 +285,7 @@ class _JsonLines:
 
     def write(self, row: Row) -> None:
         record: dict[str, object] = dict(_cells(row, ()))
+        record["prediction_set"] = [_text(name, "utf-8") for name in row.prediction_set]
         if self._classes:
             record["probabilities"] = _by_class(row, self._classes)
         self._put(json.dumps(record, ensure_ascii=self._ascii_only, allow_nan=False))
@@ -264,7 +301,8 @@ class _Parquet:
 
         numbers = {*_NUMBERS, *(f"p:{name}" for name in classes)}
         names = (*COLUMNS, *(f"p:{name}" for name in classes))
-        types = [pyarrow.float32() if name in numbers else pyarrow.string() for name in names]
+        kinds = {**dict.fromkeys(numbers, pyarrow.float32()), **dict.fromkeys(_TRUTHS, pyarrow.bool_())}
+        types = [kinds.get(name, pyarrow.string()) for name in names]
         self._schema = pyarrow.schema(list(zip(names, types, strict=True)))
         self._file = parquet.ParquetWriter(file, self._schema)
         self._table = pyarrow.Table
@@ -320,9 +358,11 @@ def _percent(value: float | None) -> str:
 
 
 def _note(row: Row) -> str:
-    if row.status == "ok":
-        return ""
-    return f"{row.status}: {row.reason}" if row.reason else row.status
+    """What a person should know: that it was damaged, that it is strange, that the model is not sure."""
+    damage = "" if row.status == "ok" else f"{row.status}: {row.reason}" if row.reason else row.status
+    doubt = f"or {', '.join(row.prediction_set[1:])}" if 1 < len(row.prediction_set) <= 4 else ""
+    parts = (damage, "unlike anything trained on" if row.unlike else "", "not sure" if row.abstained else "", doubt)
+    return "; ".join(part for part in parts if part)
 
 
 def _visible(text: str) -> str:
