@@ -541,7 +541,7 @@ def test_copies_in_two_classes_are_a_problem_and_a_notice(copied: Path, tmp_path
     first = table(tmp_path / "run" / "problems.csv")[0]
     assert (first["severity"], first["kind"], first["id"]) == ("error", "conflicting labels", "dahlia/wrong.jpg")
     assert "palace/9.jpg" in first["detail"]
-    assert "1 pictures have an equal twin in another class" in said.out
+    assert "1 pictures have a copy in another class" in said.out
 
 
 def test_a_copied_picture_gains_nothing_in_cross_validation(tmp_path: Path) -> None:
@@ -561,7 +561,8 @@ def test_a_copy_in_the_users_own_test_folder_is_told(parted: Path, tmp_path: Pat
         (root / "test" / "palace" / name).write_bytes((root / part / "palace" / "0.jpg").read_bytes())
     (root / "val" / "palace" / "c.jpg").write_bytes((root / "train" / "palace" / "1.jpg").read_bytes())  # no harm
     said = train(root, tmp_path / "run")
-    assert "Train and test share 2 pictures: the score is flattered" in said.out
+    assert "2 of 10 test pictures are also in train, as copies or in one group" in said.out
+    assert held_out(tmp_path / "run") == {"test": 8}
     shared = [p["id"] for p in table(tmp_path / "run" / "problems.csv") if p["kind"] == "train and test share"]
     assert sorted(shared) == ["test/palace/a.jpg", "test/palace/b.jpg"]
 

@@ -53,6 +53,10 @@ def bundle(**changes: object) -> Bundle:
         data={"n": 30, "classes": {"cat": 10, "dog": 10}, "digest": "ab"},
         settings={"seed": 0, "recipe": "linear"},
         versions={"graftage": "0.1.0", "numpy": "2.0.0"},
+        pictures={
+            "pixels": np.arange(24, dtype=np.uint8).reshape(3, 8),
+            "thumbnails": np.arange(3 * 32 * 32).astype(np.uint8).reshape(3, 32, 32),
+        },
     )
     return replace(whole, **changes)
 
@@ -65,6 +69,7 @@ def saved(path: Path, **changes: object) -> Path:
 def content(whole: Bundle) -> tuple:
     """All of a bundle as one comparable value, tensors by type, shape and bits."""
     tensors = {f"w.{name}": tensor for name, tensor in whole.weights.items()} | whole.head.to_tensors()
+    tensors |= {f"p.{name}": tensor for name, tensor in whole.pictures.items()}
     bits = {name: (tensor.dtype.str, tensor.shape, tensor.tobytes()) for name, tensor in tensors.items()}
     plain = (whole.classes, whole.preprocess, whole.backbone, whole.temperature, whole.created, whole.head.to_json())
     return plain, bits, dict(whole.scores), dict(whole.data), dict(whole.settings), dict(whole.versions)
@@ -242,7 +247,7 @@ def change(info: dict, path: str, value: object) -> dict:
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        ("format", 3, r"made by a newer graftage\? \(format 3, this one reads 2\): upgrade"),
+        ("format", 4, r"made by a newer graftage\? \(format 4, this one reads 3\): upgrade"),
         ("format", 10**4000, "made by a newer graftage"),
         ("format", 0, "format number"),
         ("format", True, "format number"),
@@ -311,8 +316,8 @@ def test_a_missing_field_is_named(tmp_path, valid, field):
 def test_a_newer_format_is_recognised_even_if_its_tensors_are_of_unknown_types(tmp_path, valid):
     info, claims, data = split(valid)
     claims["backbone.conv.weight"]["dtype"] = "F4"
-    with pytest.raises(BundleError, match="format 3, this one reads 2"):
-        load(forge(tmp_path / "m", info | {"format": 3}, claims, data))
+    with pytest.raises(BundleError, match="format 4, this one reads 3"):
+        load(forge(tmp_path / "m", info | {"format": 4}, claims, data))
 
 
 @pytest.mark.parametrize("name", ["optimizer.state", "backbone", "headless.x", "head."])
@@ -416,3 +421,28 @@ def test_a_file_of_format_1_still_loads_and_answers_the_same():
     assert old.weights["bn.num_batches_tracked"] == 7
     answer = old.head.logits(np.array([[1, 4, 0, 9]], np.float32))
     np.testing.assert_allclose(answer, [[1.48913836, -0.48917266, -0.75000989]], rtol=1e-6)
+
+
+def test_a_file_of_format_2_still_loads_and_answers_the_same():
+    old = load(Path(__file__).parent / "files" / "format-2.safetensors")
+    assert old.classes == ("cat", "dog", "鸟")
+    assert old.preprocess == PREPROCESS
+    assert (old.backbone.architecture, old.backbone.output, old.temperature) == ("tiny_net", "pooled", 0.75)
+    assert old.data["pictures"] == ["0123456789abcdef"]
+    assert old.pictures == {}
+    answer = old.head.logits(np.array([[1, 4, 0, 9]], np.float32))
+    np.testing.assert_allclose(answer, [[0.047096990048885345, 0.809471070766449, -0.831342875957489]], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "tensor", "said"),
+    [
+        ("pixels", np.zeros((3, 7), np.uint8), "pictures.pixels"),
+        ("pixels", np.zeros((3, 8), np.int64), "pictures.pixels"),
+        ("thumbnails", np.zeros((3, 32), np.uint8), "pictures.thumbnails"),
+        ("faces", np.zeros((3, 8), np.uint8), "pictures.faces"),
+    ],
+)
+def test_signatures_of_another_shape_or_name_are_refused(tmp_path, name, tensor, said):
+    with pytest.raises(BundleError, match=said):
+        saved(tmp_path / "m", pictures={name: tensor})

@@ -126,7 +126,7 @@ class Fold:
 
 def _fold(ground: Ground, ready: Ready, batches: "Batches", fold: int, states: States) -> Fold:
     at_most = None if ground.whole else _HELD_AT_MOST
-    train, rows = parts(ground.y, ground.held, fold, at_most=at_most, seed=ground.settings.seed)
+    train, rows = parts(ground.y, ground.held, ground.groups, fold, at_most=at_most, seed=ground.settings.seed)
     name = f"{ready.recipe.name}, fold {fold + 1}"
     task = make_task(ground, ready, batches, train, rows, name)
     start, training = run_task(ground, task, name, states)
@@ -139,7 +139,7 @@ def _fold(ground: Ground, ready: Ready, batches: "Batches", fold: int, states: S
 
 def _pilot(ground: Ground, ready: Ready, batches: "Batches", plan: Plan, states: States) -> bool:
     """Whether a short training on one fold, somewhere on the way to its weights, is no worse than the head."""
-    train, rows = parts(ground.y, ground.held, 0, at_most=_HELD_AT_MOST, seed=ground.settings.seed)
+    train, rows = parts(ground.y, ground.held, ground.groups, 0, at_most=_HELD_AT_MOST, seed=ground.settings.seed)
     short = replace(ready, recipe=replace(ready.recipe, epochs=plan.pilot))
     name = f"{ready.recipe.name}, pilot"
     start, training = run_task(ground, make_task(ground, short, batches, train, rows, name), name, states)

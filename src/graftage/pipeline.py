@@ -7,7 +7,7 @@ File names are decided here and in `outcome`; every room is called with plain ar
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from graftage import examine, outcome, preview, steps, versus, world
 from graftage.data.catalog import require_learnable, scan
 from graftage.data.checks import problems
+from graftage.data.grouping import groups_of
 from graftage.data.sources import Source, Sources, labelled, natural_key
 from graftage.errors import DataError
 from graftage.features.engine import choose_device
@@ -88,9 +89,12 @@ def train(data: str | Path | Settings, *, watcher: Watcher | None = None, **opti
         journal = Journal((watcher or Silent()) if not world.rank() else Silent(), folder / outcome.LOG)
         with world.first_alone():
             catalog = steps.look_at_files(settings, journal)
-            split = steps.partition(catalog, settings)
-            backbone, forward = steps.open_network(settings, catalog, split.train, journal)
+            early = steps.partition(catalog, settings)  # what cannot be split is told before the work
+            backbone, forward = steps.open_network(settings, catalog, early.train, journal)
             looked = steps.Looked(settings, backbone, forward, journal)
+            catalog, closed = looked.gate(catalog)
+            split = steps.partition(catalog, settings)
+            suspected = steps.suspect(catalog, closed, split, settings.seed, journal)
             catalog, fit, others = steps.choose_fit(looked, catalog, split)
             catalog, table = steps.tabulate(looked, catalog, split, fit)
         learnt = steps.learn(table, fit, split, settings.seed, journal)
@@ -98,9 +102,10 @@ def train(data: str | Path | Settings, *, watcher: Watcher | None = None, **opti
         tuned, T = adapted.tuned, None if tested is None else tested[1]
         measured = steps.measure(table, learnt, others, settings.seed, journal, tuned=tuned, T=T)
         scores = {**to_json(measured.scores), "how": measured.how}
-        bundle = steps.make_bundle(looked, catalog, table, learnt, scores, tuned=tuned)
-        found = problems(steps.in_their_parts(catalog, table), steps.groups_of(catalog))
-        whole = Outcome(settings, catalog, found, bundle, measured, adapted=adapted)
+        bundle = steps.make_bundle(looked, catalog, table, learnt, closed, scores, tuned=tuned)
+        parts, copies = steps.in_their_parts(catalog, table), closed.near(len(catalog.entries))
+        found = problems(parts, groups_of(catalog), copies)
+        whole = Outcome(settings, catalog, found, bundle, measured, adapted=adapted, suspected=suspected)
         summary = outcome.write(folder, final, whole, journal)
     States(folder_of(final)).remove()
     return Run(final, measured.scores, summary, tuple(journal.notes))
@@ -147,8 +152,8 @@ def evaluate(
     if rival is None:
         return evaluated
     later = Journal(journal.watcher)
-    known = outcome.known_digests(predictor.bundle) | outcome.known_digests(rival.bundle)
-    answered = examine.examine(found, rival, later, workers=workers, known=known)
+    both = (predictor.bundle, rival.bundle)
+    answered = examine.examine(found, rival, later, workers=workers, learners=both)
     pair = seen.held(names[0], predictor.classes), answered.held(names[1], rival.classes)
     return outcome.with_comparison(evaluated, versus.compare(*pair, seed=seed, notes=later.notes))
 
@@ -244,12 +249,14 @@ def fit(
     split = steps.Partition(usable, usable[:0], "cross-validation", usual.folds, 1)
     backbone, forward = steps.open_network(settings, catalog, split.train, journal)
     looked = steps.Looked(settings, backbone, forward, journal)
+    catalog, closed = looked.gate(catalog)
+    split = replace(split, train=np.array(catalog.usable, dtype=np.int64))
     catalog, how, _ = steps.choose_fit(looked, catalog, split)
     catalog, table = steps.tabulate(looked, catalog, split, how)
     learnt = steps.learn(table, how, split, settings.seed, journal)
     with tempfile.TemporaryDirectory() as states:
         adapted, tested = steps.adapt(looked, catalog, table, learnt, Path(states) / "fit", started)
-    bundle = steps.make_bundle(looked, catalog, table, learnt, {}, tuned=adapted.tuned)
+    bundle = steps.make_bundle(looked, catalog, table, learnt, closed, {}, tuned=adapted.tuned)
     return Predictor(
         bundle, forward if tested is None else tested[0], limits=steps.limits_of(settings), repair=settings.repair
     )

@@ -7,7 +7,7 @@ what the parts mean and how they must fit each other. Every fault is a `BundleEr
 
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,8 @@ from graftage.serve.tensorfile import (
 #   3. give the old fields their new form in _check_info right after _check_format, so that one reader serves all;
 #   4. leave the refusal of newer formats as it is: an old graftage must not guess at a new file.
 # Format 2 added the backbone's `output`, the head's hidden layer and its transform "plain".
-FORMAT = 2
+# Format 3 added the tensors `pictures.NAME`.
+FORMAT = 3
 
 MAX_CLASSES = 100_000
 PRECISIONS = ("float32", "bfloat16")
@@ -64,6 +65,8 @@ class Bundle:
         settings: enough to train it again.
         versions: package name to version.
         created: time of training, or "" so that the same command gives the same bytes.
+        pictures: by what the training pictures are known again: "pixels" uint8 (m, 8), the beginnings of their pixels'
+            digests, and, where there are not too many, "thumbnails" uint8 (m, 32, 32), grey. Either may be missing.
     """
 
     classes: tuple[str, ...]
@@ -77,9 +80,10 @@ class Bundle:
     settings: Mapping[str, object]
     versions: Mapping[str, str]
     created: str = ""
+    pictures: Mapping[str, Array] = field(default_factory=dict)
 
 
-# Exactly these fields, exactly these types: the JSON part of format 2.
+# Exactly these fields, exactly these types: the JSON part of formats 2 and 3.
 _INFO: Mapping[str, object] = {
     "format": int,
     "classes": list,
@@ -161,6 +165,7 @@ def describe(path: Path) -> dict[str, Any]:
 
 def _named(bundle: Bundle) -> dict[str, Array]:
     tensors: dict[str, Array] = {f"backbone.{name}": tensor for name, tensor in bundle.weights.items()}
+    tensors |= {f"pictures.{name}": tensor for name, tensor in bundle.pictures.items()}
     return tensors | {f"head.{name}": tensor for name, tensor in bundle.head.to_tensors().items()}
 
 
@@ -253,27 +258,38 @@ def _preprocess(record: Json) -> Preprocess:
 
 def _assemble(header: Header, tensors: Mapping[str, Array]) -> Bundle:
     info = header.text
-    weights, head_tensors = _parted(tensors)
+    weights, head_tensors, pictures = _parted(tensors)
     bundle = Bundle(
         classes=tuple(info["classes"]),
         preprocess=_preprocess(info["preprocess"]),
         backbone=_backbone(info["backbone"]),
         weights=weights,
         head=_head(info["head"], head_tensors),
+        pictures=_pictures(pictures),
         **{name: info[name] for name in ("temperature", "scores", "data", "settings", "versions", "created")},
     )
     _check_fit(bundle)
     return bundle
 
 
-def _parted(tensors: Mapping[str, Array]) -> tuple[dict[str, Array], dict[str, Array]]:
-    parts: dict[str, dict[str, Array]] = {"backbone": {}, "head": {}}
+def _parted(tensors: Mapping[str, Array]) -> tuple[dict[str, Array], dict[str, Array], dict[str, Array]]:
+    parts: dict[str, dict[str, Array]] = {"backbone": {}, "head": {}, "pictures": {}}
     for name, tensor in tensors.items():
         owner, _, rest = name.partition(".")
         if owner not in parts or not rest:
             raise newer(f"it has the unknown tensor {name[:80]!a}")
         parts[owner][rest] = tensor
-    return parts["backbone"], parts["head"]
+    return parts["backbone"], parts["head"], parts["pictures"]
+
+
+def _pictures(tensors: dict[str, Array]) -> dict[str, Array]:
+    shapes = {"pixels": (8,), "thumbnails": (32, 32)}
+    for name, tensor in tensors.items():
+        if name not in shapes:
+            raise newer(f"it has the unknown tensor {f'pictures.{name}'[:80]!a}")
+        if tensor.dtype != np.uint8 or tensor.shape[1:] != shapes[name] or tensor.ndim != len(shapes[name]) + 1:
+            raise Damaged(f"tensor 'pictures.{name}' is {tensor.dtype} {tensor.shape}, not what it should be")
+    return tensors
 
 
 def _head(record: Json, tensors: Mapping[str, Array]) -> Head:
