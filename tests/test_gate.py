@@ -177,7 +177,7 @@ def test_evaluate_leaves_out_copies_of_training_pictures(
     said = graftage("evaluate", locked_copies / "model.safetensors", root, "-o", tmp_path / "out")
     assert said.status == 0, said.err
     assert "6 pictures measured, 3 left out" in said.out
-    assert "3 of 9 pictures were trained on (1 of them are copies)" in said.out
+    assert "3 of 9 pictures were trained on (1 of them as a copy)" in said.out
     reasons = {row["id"]: row["reason"] for row in table(tmp_path / "out" / "ledger.csv") if row["reason"]}
     assert reasons["palace/copy0.png"] == "the model was trained on a copy of it"
     assert reasons["palace/copy1.png"] == "the model was trained on it"  # equal in every pixel

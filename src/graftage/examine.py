@@ -132,7 +132,7 @@ def _chosen(
         catalog = catalog.reject(i, reason)
     if seen:
         journal.note(
-            f"{len(seen):,} of {len(rows):,} pictures were trained on{_of_them(copies)}; they are left out of the "
+            f"{len(seen):,} of {len(rows):,} pictures were trained on{_of_them(seen)}; they are left out of the "
             "scores"
         )
     if not all("thumbnails" in learner.pictures for learner in learners):
@@ -142,8 +142,9 @@ def _chosen(
     return catalog, [i for i in rows if catalog.entries[i].status != "rejected"]
 
 
-def _of_them(copies: Mapping[int, str]) -> str:
-    return f" ({len(copies):,} of them are copies)" if copies else ""
+def _of_them(seen: Mapping[int, str]) -> str:
+    copies = sum(reason == COPY_TRAINED_ON for reason in seen.values())
+    return f" ({copies:,} of them as a copy)" if copies else ""
 
 
 def _copies(
