@@ -132,8 +132,7 @@ def _chosen(
         catalog = catalog.reject(i, reason)
     if seen:
         journal.note(
-            f"{len(seen):,} of {len(rows):,} pictures were trained on{_of_them(seen)}; they are left out of the "
-            "scores"
+            f"{len(seen):,} of {len(rows):,} pictures were trained on{_of_them(seen)}; they are left out of the scores"
         )
     if not all("thumbnails" in learner.pictures for learner in learners):
         journal.note(

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from graftage.data.catalog import Catalog
 from graftage.data.grouping import Suspicion, by_pattern, groups_of, suspicions
 from graftage.data.split import exact_groups, folds, merge_groups
-from graftage.data.twins import LEVELS, Twins, find_twins
+from graftage.data.twins import LEVELS, Twins, find_twins, signature
 from graftage.features.looks import digests_of, thumbnails_of
 from graftage.learn.gram import Smoother
 from graftage.learn.head import transform
@@ -37,21 +37,31 @@ class Gate:
     Attributes:
         rows: (n,) catalog indices of the pictures looked at.
         twins: copies among them.
-        thumbnails: uint8 (n, 64, 64) grey, for the model file.
-        X: float32 (n, D) features under the first fit, only until suspicions are measured.
+        exact: int64 (n,) those that are equal in every pixel.
+        signatures: uint8 (n, 32, 32) grey, for the model file.
+        X: float32 (n, D) features under the first fit, until suspicions are measured.
         notes: what a person should know.
     """
 
     rows: Ints
     twins: Twins
-    thumbnails: NDArray[np.uint8]
+    exact: Ints
+    signatures: NDArray[np.uint8]
     X: NDArray[np.float32]
     notes: tuple[str, ...]
 
+    def without_features(self) -> "Gate":
+        """The same, and less memory."""
+        return replace(self, X=self.X[:0].copy())
+
     def near(self, n: int) -> Ints:
-        """Copies, exact or near, over all n entries of the catalog; -1 for those that were not looked at."""
+        """Copies over all n entries of the catalog, -1 for those that were not looked at.
+
+        Near-copies are among them where they can be told with certainty: what is kept together to be on the safe side
+        is no accusation.
+        """
         groups = np.full(n, -1, dtype=np.int64)
-        groups[self.rows] = self.twins.groups
+        groups[self.rows] = self.twins.groups if self.twins.level <= LEVELS[0] else self.exact
         return groups
 
 
@@ -88,7 +98,7 @@ def close(
     catalog = catalog.with_entries(
         {int(i): replace(catalog.entries[i], group=int(g)) for i, g in zip(rows, groups, strict=True)}
     )
-    return catalog, Gate(rows, twins, thumbnails, X, tuple(notes))
+    return catalog, Gate(rows, twins, exact, signature(thumbnails), X, tuple(notes))
 
 
 def _doubts(twins: Twins) -> list[str]:

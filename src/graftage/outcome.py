@@ -18,7 +18,7 @@ from graftage import story, world
 from graftage.data.catalog import Catalog, write_csv, write_ledger
 from graftage.data.checks import problems, write_problems
 from graftage.data.grouping import copies_of, groups_of
-from graftage.data.twins import COPY, level_known, signature
+from graftage.data.twins import COPY, level_known
 from graftage.errors import OptionError, StoreError
 from graftage.gate import Gate
 from graftage.measure.scores import Scores, to_json
@@ -323,7 +323,7 @@ def signed(catalog: Catalog, train: Ints, closed: Gate) -> Signed:
     pixels = np.array([list(bytes.fromhex(short(catalog.entries[row].pixels))) for row in train], dtype=np.uint8)
     if len(chosen) > _SIGNED:
         return Signed({"pixels": pixels}, COPY)
-    small = signature(closed.thumbnails[chosen])
+    small = closed.signatures[chosen]
     return Signed({"pixels": pixels, "thumbnails": small}, level_known(small, closed.twins.groups[chosen]))
 
 

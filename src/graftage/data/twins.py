@@ -29,8 +29,8 @@ LARGE: Final = 10  # unless it is no larger than this
 TAU: Final = 0.95, 0.9999  # least cosine of near pictures, and the quantile of between-class cosines that it must pass
 
 _COARSE: Final = 16  # pixels a side of what candidates are sought by
-_CLASHING: Final = 0.01  # share of the candidates of two classes that may be copies with a wrong label
-_CLASHES: Final = 50  # such candidates from which on they say how like different pictures are
+_CLASHING: Final = 0.002  # share of the candidates of two classes that may be copies with a wrong label
+_CLASHES: Final = 200  # such candidates from which on they say how like different pictures are
 _SHADES: Final = 2.0  # standard deviation, in grey levels, of a picture with nothing in it
 _NEAREST: Final = 3  # neighbours that are always candidates, in each way of looking
 _MOST: Final = 12  # neighbours that are candidates if they are nearer than τ
