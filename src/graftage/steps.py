@@ -245,7 +245,8 @@ def _after(entry: Entry, seen: Seen) -> Entry:
     """The ledger's row once the picture has been decoded."""
     if seen.reason:
         return replace(entry, status="rejected", reason=seen.reason)
-    remarks = "; ".join(dict.fromkeys(part for part in (entry.reason, seen.notes) if part))
+    parts = [part for text in (entry.reason, seen.notes) for part in text.split("; ") if part]
+    remarks = "; ".join(dict.fromkeys(parts))  # pictures are looked at more than once
     return replace(entry, status="repaired" if seen.repaired else entry.status, reason=remarks)
 
 
