@@ -185,7 +185,7 @@ def _known_copies(
     small = signature(thumbnails)
     for learner in learners:
         if "thumbnails" in learner.pictures:
-            _, like = find_known(small, learner.pictures["thumbnails"])
+            _, like = find_known(small, learner.pictures["thumbnails"].astype(np.uint8))
             seen |= {
                 i: COPY_TRAINED_ON for i, value in zip(rows, like, strict=True) if value >= outcome.known_level(learner)
             }

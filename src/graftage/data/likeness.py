@@ -178,7 +178,8 @@ def _warped(B: Floats, at: Floats) -> tuple[Floats, NDArray[np.bool_]]:
     """B (P, S, S) stretched and shifted, and which pixels (P, S, S) of it lie inside the picture."""
     columns, inside_x = _rows_of_interpolation(at[:, 0], at[:, 2], B.shape[2])
     rows, inside_y = _rows_of_interpolation(at[:, 1], at[:, 3], B.shape[1])
-    return rows @ B @ columns.transpose(0, 2, 1), inside_y[:, :, None] & inside_x[:, None, :]
+    warped = np.asarray(rows @ B @ columns.transpose(0, 2, 1), dtype=np.float32)
+    return warped, inside_y[:, :, None] & inside_x[:, None, :]
 
 
 def _rows_of_interpolation(scale: Floats, shift: Floats, side: int) -> tuple[Floats, NDArray[np.bool_]]:
