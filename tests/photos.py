@@ -8,6 +8,7 @@ import contextlib
 import csv
 import io
 import json
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -50,14 +51,21 @@ def _photograph(name: str) -> np.ndarray:
 
 
 def crops(name: str, count: int, *, seed: int = 0, part: str = "all", size: tuple[int, int] = (SIDE, SIDE)) -> list:
-    """`count` pictures of `size` (width, height) from places drawn at random in a photograph, or in a part of it."""
+    """`count` pictures of `size` (width, height) from a photograph, or from a part of it, no two of them near-copies.
+
+    Places are drawn at random, and so is the angle by which each is turned: upright ones that overlap would be copies.
+    """
     pixels, rng = _photograph(name), np.random.default_rng([seed, len(name), len(part)])
     left = 200 if part == "right" else 0
     right = 440 if part == "left" else 640
     found = []
+    around = math.ceil(math.hypot(*size)) + 2
     for _ in range(count):
-        x, y = rng.integers(left, right - size[0]), rng.integers(0, 427 - size[1])
-        found.append(Image.fromarray(pixels[y : y + size[1], x : x + size[0]]))
+        x, y = rng.integers(left, right - around), rng.integers(0, 427 - around)
+        whole = Image.fromarray(pixels[y : y + around, x : x + around])
+        turned = whole.rotate(float(rng.uniform(0, 360)), Image.Resampling.BICUBIC)
+        corner = (around - size[0]) // 2, (around - size[1]) // 2
+        found.append(turned.crop((*corner, corner[0] + size[0], corner[1] + size[1])))
     return found
 
 

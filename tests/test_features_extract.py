@@ -17,7 +17,8 @@ from graftage.errors import PictureError
 from graftage.features import extract as module
 from graftage.features.backbone import Backbone, find
 from graftage.features.engine import Forward, open_forward
-from graftage.features.extract import Extracted, Job, extract, see, store_key, stream
+from graftage.features.extract import Extracted, Job, extract, extract_looks, see, store_key, stream
+from graftage.features.looks import look_of
 from graftage.features.preprocess import FITS, Preprocess
 from graftage.features.store import FeatureStore
 
@@ -445,3 +446,42 @@ def test_decoded_pictures_are_not_held_while_a_batch_fills(
     found = stream(jobs, forward=replace(forward, run=run, batch=6), preprocesses=[backbone.preprocess], workers=1)
     assert len(list(found)) == len(decoded) == 12
     assert alive == [0, 0]
+
+
+# What pictures look like
+
+
+def test_looks_come_from_the_same_decode_and_are_those_of_the_picture(
+    run: Callable, pictures: list[Path], backbone: Backbone
+) -> None:
+    found = run(pictures, looks=True)
+    assert found.computed == 24
+    assert found.looks is not None
+    cover = backbone.preprocess.cover
+    wanted = [look_of(decode(path.read_bytes(), cover=cover)) for path in pictures]
+    np.testing.assert_array_equal(found.looks, wanted)
+    np.testing.assert_array_equal(found.features[0], run(pictures).features[0])
+    assert run(pictures).looks is None
+
+
+def test_where_features_are_kept_only_the_looks_are_made(run: Callable, pictures: list[Path]) -> None:
+    run(pictures)
+    assert run(pictures, looks=True).computed == 12
+    again = run(pictures, looks=True)
+    assert (again.computed, again.failed) == (0, ())
+
+
+def test_looks_alone_never_run_the_network(
+    forward: Forward, backbone: Backbone, pictures: list[Path], tmp_path: Path
+) -> None:
+    def refuse(squares: np.ndarray) -> np.ndarray:
+        raise AssertionError(squares.shape)
+
+    asked = {"preprocess": backbone.preprocess, "folder": tmp_path / "store"}
+    found = extract_looks(pictures, digests_of(pictures), forward=replace(forward, run=refuse), **asked)
+    assert (found.features, found.computed) == ((), 12)
+    assert found.looks is not None
+    pictures[0].write_bytes(b"")
+    spoilt = extract_looks(pictures[:2], digests_of(pictures[:2]), forward=forward, **asked)
+    assert spoilt.failed == (0,)
+    assert not spoilt.looks[0].any()

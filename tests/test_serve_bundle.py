@@ -64,6 +64,10 @@ def bundle(**changes: object) -> Bundle:
         settings={"seed": 0, "recipe": "linear"},
         versions={"graftage": "0.1.0", "numpy": "2.0.0"},
         decisions=decisions(),
+        pictures={
+            "pixels": np.arange(24, dtype=np.uint8).reshape(3, 8),
+            "thumbnails": np.arange(3 * 32 * 32).astype(np.uint8).reshape(3, 32, 32),
+        },
     )
     return replace(whole, **changes)
 
@@ -76,6 +80,7 @@ def saved(path: Path, **changes: object) -> Path:
 def content(whole: Bundle) -> tuple:
     """All of a bundle as one comparable value, tensors by type, shape and bits."""
     tensors = {f"w.{name}": tensor for name, tensor in whole.weights.items()} | whole.head.to_tensors()
+    tensors |= {f"p.{name}": tensor for name, tensor in whole.pictures.items()}
     bits = {name: (tensor.dtype.str, tensor.shape, tensor.tobytes()) for name, tensor in tensors.items()}
     unlike = whole.decisions.to_tensors()
     bits |= {f"u.{name}": (array.dtype.str, array.shape, array.tobytes()) for name, array in unlike.items()}
@@ -469,3 +474,17 @@ def test_decisions_that_make_no_sense_are_refused(tmp_path, valid, change, reaso
 def test_a_detector_of_another_width_is_refused(tmp_path):
     with pytest.raises(BundleError, match="its detector takes 5 features, but its backbone gives 4"):
         saved(tmp_path / "m", decisions=decisions(5))
+
+
+@pytest.mark.parametrize(
+    ("name", "tensor", "said"),
+    [
+        ("pixels", np.zeros((3, 7), np.uint8), "pictures.pixels"),
+        ("pixels", np.zeros((3, 8), np.int64), "pictures.pixels"),
+        ("thumbnails", np.zeros((3, 32), np.uint8), "pictures.thumbnails"),
+        ("faces", np.zeros((3, 8), np.uint8), "pictures.faces"),
+    ],
+)
+def test_signatures_of_another_shape_or_name_are_refused(tmp_path, name, tensor, said):
+    with pytest.raises(BundleError, match=said):
+        saved(tmp_path / "m", pictures={name: tensor})

@@ -268,7 +268,7 @@ def test_flips_are_switched_off_where_they_change_the_label(twelve: Path, tmp_pa
 
 def test_a_class_in_one_fold_only_is_learnt_from() -> None:
     y, held = np.array([0, 0, 0, 1, 1, 2]), np.array([0, 1, 0, 0, 1, 0])
-    train, rows = parts(y, held, 0, at_most=None, seed=0)
+    train, rows = parts(y, held, np.arange(6), 0, at_most=None, seed=0)
     assert rows.tolist() == [0, 2, 3]
     assert train.tolist() == [1, 4, 5]
     assert set(y[train]) == {0, 1, 2}

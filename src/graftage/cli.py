@@ -48,6 +48,7 @@ _HELP = {
     "fit": ("", "HOW", f"how a picture is made square: {', '.join(FITS)} (default: auto, by cross-validation)"),
     "test": ("", "SHARE", "auto, none (cross-validation on all), or a share to lock away such as 0.2 (default: auto)"),
     "folds": ("", "KxR", "folds that choose the head, such as 5 or 5x4 (default: auto)"),
+    "group_by": ("", "PATTERN", "regular expression on paths; pictures whose first group is the same stay together"),
     "seed": ("", "N", "of everything random (default: 42)"),
     "device": ("", "WHERE", "auto, cpu or cuda (default: auto)"),
     "precision": ("", "KIND", "auto, float32 or bfloat16, of the frozen network (default: auto)"),

@@ -4,6 +4,7 @@ Contestants for a comparison come in four shapes: the folder of a run, a model f
 """
 
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,18 +13,26 @@ from numpy.typing import NDArray
 
 from graftage import outcome, versus
 from graftage.data.catalog import Catalog, Entry, printable, scan
+from graftage.data.grouping import groups_of
 from graftage.data.sources import labelled
 from graftage.data.split import exact_groups
+from graftage.data.twins import find_known, find_twins, signature
 from graftage.errors import DataError, OptionError
 from graftage.features.engine import cores
+from graftage.features.extract import extract_looks
+from graftage.features.looks import digests_of, thumbnails_of
 from graftage.measure.decide import Answers
 from graftage.measure.unlike import FALSE_ALARM
 from graftage.progress import Journal
 from graftage.serve import predict
+from graftage.serve.bundle import Bundle
 from graftage.serve.predict import Prediction, Predictor
 from graftage.versus import Held
 
 Ints = NDArray[np.int64]
+
+TRAINED_ON = "the model was trained on it"
+COPY_TRAINED_ON = "the model was trained on a copy of it"
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +44,7 @@ class Examined:
         rows: (n,) catalog indices of the pictures answered.
         y: int64 (n,) their classes.
         probabilities: float64 (n, K).
-        groups: int64 (n,) equal files are one group.
+        groups: int64 (n,) copies of one another are one group.
         answers: what the model decided for each picture.
     """
 
@@ -69,7 +78,7 @@ def look(predictor: Predictor, data: str | Path, journal: Journal, *, workers: i
 
 
 def examine(
-    found: Catalog, predictor: Predictor, journal: Journal, *, workers: int = 0, known: frozenset[str] | None = None
+    found: Catalog, predictor: Predictor, journal: Journal, *, workers: int = 0, learners: Sequence[Bundle] = ()
 ) -> Examined:
     """Asks a model about every picture of a catalog that it may be measured on.
 
@@ -78,14 +87,13 @@ def examine(
         predictor: the model.
         journal: told what is left out.
         workers: threads; 0 means two more than there are cores.
-        known: shortened digests of pictures to leave out; default: those that the model was trained on.
+        learners: models whose training pictures are left out; default: the model alone.
 
     Raises:
         DataError: no picture is left.
     """
     bundle = predictor.bundle
-    trained_on = outcome.known_digests(bundle) if known is None else known
-    catalog, chosen = _chosen(found, bundle.classes, trained_on, journal)
+    catalog, chosen = _chosen(found, bundle.classes, predictor, learners or [bundle], journal, workers)
     with journal.stage("predict"):
         answers = predictor.predict([catalog.entries[i].path for i in chosen], workers=workers)
     for i, answer in zip(chosen, answers, strict=True):
@@ -95,7 +103,7 @@ def examine(
     if not kept:
         raise DataError(f"{found.root}: no picture is left to measure on; {_why_left_out(catalog)}")
     rows = np.array([i for i, _ in kept], dtype=np.int64)
-    groups = exact_groups([catalog.entries[i].digest for i in rows])
+    groups = groups_of(catalog)[rows]
     p, said = np.array([a.probabilities for _, a in kept]), _decided([a for _, a in kept], predictor)
     return Examined(catalog, rows, catalog.labels()[rows], p, groups, said)
 
@@ -113,9 +121,17 @@ def _decided(answers: list[Prediction], predictor: Predictor) -> Answers:
 
 
 def _chosen(
-    found: Catalog, classes: tuple[str, ...], known: frozenset[str], journal: Journal
+    found: Catalog,
+    classes: tuple[str, ...],
+    predictor: Predictor,
+    learners: Sequence[Bundle],
+    journal: Journal,
+    workers: int,
 ) -> tuple[Catalog, list[int]]:
-    """The catalog in a model's own class order, and the entries to measure on: not `known`, the test part if any."""
+    """The catalog in a model's own class order, and the entries to measure on: not learnt from, the test part if any.
+
+    Copies among them are entered as groups.
+    """
     catalog = _with_classes(found, classes)
     parts = {entry.split for entry in catalog.entries}
     part = next((p for p in ("test", "val") if p in parts), None)
@@ -124,12 +140,76 @@ def _chosen(
         for i in [i for i in catalog.usable if catalog.entries[i].split != part]:
             catalog = catalog.reject(i, f"not in the {part} folder")
     rows = catalog.usable
-    seen = [i for i in rows if outcome.short(catalog.entries[i].digest) in known]
-    for i in seen:
-        catalog = catalog.reject(i, "the model was trained on it")
+    known = frozenset().union(*(outcome.known_digests(learner) for learner in learners))
+    seen = {i: TRAINED_ON for i in rows if outcome.short(catalog.entries[i].digest) in known}
+    left = [i for i in rows if i not in seen]
+    catalog, copies = _copies(catalog, left, predictor, learners, journal, workers)
+    seen |= copies
+    for i, reason in seen.items():
+        catalog = catalog.reject(i, reason)
     if seen:
-        journal.note(f"{len(seen):,} of {len(rows):,} pictures were trained on; they are left out of the scores")
+        journal.note(
+            f"{len(seen):,} of {len(rows):,} pictures were trained on{_of_them(seen)}; they are left out of the scores"
+        )
+    if not all("thumbnails" in learner.pictures for learner in learners):
+        journal.note(
+            "copies of training pictures that were cut, resized or compressed again are not known to this model"
+        )
     return catalog, [i for i in rows if catalog.entries[i].status != "rejected"]
+
+
+def _of_them(seen: Mapping[int, str]) -> str:
+    copies = sum(reason == COPY_TRAINED_ON for reason in seen.values())
+    return f" ({copies:,} of them as a copy)" if copies else ""
+
+
+def _copies(
+    catalog: Catalog,
+    rows: Sequence[int],
+    predictor: Predictor,
+    learners: Sequence[Bundle],
+    journal: Journal,
+    workers: int,
+) -> tuple[Catalog, dict[int, str]]:
+    """The catalog with copies among `rows` as groups; and which of them are copies of training pictures, by reason."""
+    with journal.stage("look for copies"):
+        entries = [catalog.entries[i] for i in rows]
+        found = extract_looks(
+            [entry.path for entry in entries],
+            [entry.digest for entry in entries],
+            forward=predictor.forward,
+            preprocess=predictor.bundle.preprocess,
+            limits=predictor.limits,
+            repair=predictor.repair,
+            workers=workers,
+            progress=journal.watcher.progress,
+        )
+        assert found.looks is not None
+        good = np.setdiff1d(np.arange(len(rows)), found.failed)  # what fails here fails again, and is told then
+        place, looks = [rows[i] for i in good], found.looks[good]
+        pixels, thumbnails = digests_of(looks), thumbnails_of(looks)
+        changed = {i: replace(catalog.entries[i], pixels=p) for i, p in zip(place, pixels, strict=True)}
+        twins = find_twins(thumbnails, exact_groups([outcome.short(p) for p in pixels]))
+        groups = zip(place, twins.groups, strict=True)
+        catalog = catalog.with_entries({i: replace(changed[i], group=int(group)) for i, group in groups})
+        return catalog, _known_copies(place, pixels, thumbnails, learners)
+
+
+def _known_copies(
+    rows: Sequence[int], pixels: Sequence[str], thumbnails: NDArray[np.uint8], learners: Sequence[Bundle]
+) -> dict[int, str]:
+    seen: dict[int, str] = {}
+    small = signature(thumbnails)
+    for learner in learners:
+        if "thumbnails" in learner.pictures:
+            _, like = find_known(small, learner.pictures["thumbnails"].astype(np.uint8))
+            seen |= {
+                i: COPY_TRAINED_ON for i, value in zip(rows, like, strict=True) if value >= outcome.known_level(learner)
+            }
+    for learner in learners:
+        known = {digest.tobytes().hex() for digest in learner.pictures.get("pixels", np.zeros((0, 8), np.uint8))}
+        seen |= {i: TRAINED_ON for i, digest in zip(rows, pixels, strict=True) if outcome.short(digest) in known}
+    return seen
 
 
 def _why_left_out(catalog: Catalog) -> str:
@@ -161,8 +241,8 @@ def against(
     """
     (name_a, a), (name_b, b) = first, second
     versus.require_same_classes((name_a, a.classes), (name_b, b.classes))
-    known = outcome.known_digests(a.bundle) | outcome.known_digests(b.bundle)
-    seen_a, seen_b = (examine(found, model, journal, workers=workers, known=known) for model in (a, b))
+    both = (a.bundle, b.bundle)
+    seen_a, seen_b = (examine(found, model, journal, workers=workers, learners=both) for model in (a, b))
     return seen_a.held(name_a, a.classes), seen_b.held(name_b, b.classes)
 
 

@@ -38,6 +38,7 @@ class Ground:
         searched: the frozen heads.
         head: the trial of the head that would be shipped.
         fit: how the square is made.
+        groups: int64 (n,) pictures that belong together.
         whole: whether held-out predictions of all pictures are needed, since there is no test set.
         started: when the run began, on `time.monotonic`.
     """
@@ -54,6 +55,7 @@ class Ground:
     searched: Searched
     head: Trial
     fit: str
+    groups: Ints
     whole: bool
     started: float
 
@@ -72,14 +74,22 @@ def ground_pictures(catalog: Catalog, rows: Ints, backbone: Backbone, fit: Any, 
     )
 
 
-def parts(y: Ints, held: Ints, fold: int, *, at_most: int | None, seed: int) -> tuple[Ints, Ints]:
-    """Rows learnt from and rows held out; classes that would not be learnt from are, and are not held out."""
+def parts(y: Ints, held: Ints, groups: Ints, fold: int, *, at_most: int | None, seed: int) -> tuple[Ints, Ints]:
+    """Rows learnt from and rows held out; classes that would not be learnt from are, and are not held out.
+
+    A group is never on both sides. Where no more than `at_most` are held out, the others of the fold are learnt from.
+    """
     inside = held == fold
     lost = np.setdiff1d(y[inside], y[~inside])
-    inside &= ~np.isin(y, lost)
+    inside &= ~np.isin(groups, groups[inside & np.isin(y, lost)])
     rows = np.flatnonzero(inside)
     if at_most is not None and len(rows) > at_most:
-        rows = np.sort(np.random.default_rng([seed, 6]).permutation(rows)[:at_most])
+        drawn = np.random.default_rng([seed, 6]).permutation(rows)
+        _, first, sizes = np.unique(groups[drawn], return_index=True, return_counts=True)
+        order = np.argsort(first)  # groups in the order in which they were drawn
+        kept = np.cumsum(sizes[order]) <= at_most
+        kept[0] = True
+        rows = np.sort(drawn[np.isin(groups[drawn], groups[drawn[first[order][kept]]])])
     rest = np.setdiff1d(np.arange(len(y)), rows)
     return rest, rows
 
@@ -102,7 +112,7 @@ def without_harmful_flips(ground: Ground) -> Ground:
         return ground
     from graftage.learn.augment import flips_change_label
 
-    train, rows = parts(ground.y, ground.held, 0, at_most=_FLIPS_ASKED, seed=ground.settings.seed)
+    train, rows = parts(ground.y, ground.held, ground.groups, 0, at_most=_FLIPS_ASKED, seed=ground.settings.seed)
     head, pictures = start_head(ground, train), ground.pictures
 
     def mirrored(row: int) -> NDArray[np.float32]:

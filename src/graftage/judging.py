@@ -126,7 +126,7 @@ class Fold:
 
 def held_in_fold(ground: Ground, fold: int) -> Ints:
     """The pictures that a fold's training does not see, ascending."""
-    return parts(ground.y, ground.held, fold, at_most=_at_most(ground), seed=ground.settings.seed)[1]
+    return parts(ground.y, ground.held, ground.groups, fold, at_most=_at_most(ground), seed=ground.settings.seed)[1]
 
 
 def _at_most(ground: Ground) -> int | None:
@@ -134,7 +134,7 @@ def _at_most(ground: Ground) -> int | None:
 
 
 def _fold(ground: Ground, ready: Ready, batches: "Batches", fold: int, states: States) -> Fold:
-    train, rows = parts(ground.y, ground.held, fold, at_most=_at_most(ground), seed=ground.settings.seed)
+    train, rows = parts(ground.y, ground.held, ground.groups, fold, at_most=_at_most(ground), seed=ground.settings.seed)
     name = f"{ready.recipe.name}, fold {fold + 1}"
     task = make_task(ground, ready, batches, train, rows, name)
     start, training = run_task(ground, task, name, states)
@@ -147,7 +147,7 @@ def _fold(ground: Ground, ready: Ready, batches: "Batches", fold: int, states: S
 
 def _pilot(ground: Ground, ready: Ready, batches: "Batches", plan: Plan, states: States) -> bool:
     """Whether a short training on one fold, somewhere on the way to its weights, is no worse than the head."""
-    train, rows = parts(ground.y, ground.held, 0, at_most=_HELD_AT_MOST, seed=ground.settings.seed)
+    train, rows = parts(ground.y, ground.held, ground.groups, 0, at_most=_HELD_AT_MOST, seed=ground.settings.seed)
     short = replace(ready, recipe=replace(ready.recipe, epochs=plan.pilot))
     name = f"{ready.recipe.name}, pilot"
     start, training = run_task(ground, make_task(ground, short, batches, train, rows, name), name, states)

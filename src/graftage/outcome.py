@@ -12,19 +12,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from graftage import growth, story, telling, world
 from graftage.card import card
 from graftage.data.catalog import Catalog, write_csv, write_ledger
 from graftage.data.checks import problems, write_problems
-from graftage.data.split import exact_groups
+from graftage.data.grouping import copies_of, groups_of
+from graftage.data.twins import COPY, level_known
 from graftage.errors import OptionError, StoreError
+from graftage.gate import Gate
 from graftage.measure.scores import Scores, to_json
 from graftage.progress import Journal
 from graftage.report.page import Baseline, render
 from graftage.serve.bundle import Bundle, save
 from graftage.settings import Settings
-from graftage.story import Ints, Measured, Outcome
+from graftage.story import Ints, Leak, Measured, Outcome
 from graftage.versus import Compared
 
 MODEL, REPORT, METRICS, PREDICTIONS = "model.safetensors", "report.html", "metrics.json", "predictions.csv"
@@ -32,6 +35,7 @@ LEDGER, PROBLEMS, CONFIG, LOG = "ledger.csv", "problems.csv", "config.toml", "lo
 COMPARISON = "comparison.json"
 FILES = frozenset({MODEL, REPORT, METRICS, PREDICTIONS, LEDGER, PROBLEMS, CONFIG, LOG})
 
+_SIGNED = 10_000  # pictures whose thumbnails the model file keeps: 1 kB each
 _SHORT = 16  # hex digits of a picture's SHA-256 that the model file keeps, to know the pictures it was trained on
 
 
@@ -188,10 +192,16 @@ def write_evaluation(
     folder: Path | None, catalog: Catalog, measured: Measured, bundle: Bundle, journal: Journal
 ) -> Evaluated:
     """Writes what `evaluate` found into `folder`, if there is one."""
-    groups = exact_groups([entry.digest for entry in catalog.entries])
+    copies = copies_of(catalog)
     settings = Settings(data=catalog.root)
     found = Outcome(
-        settings, catalog, problems(catalog, groups), bundle, measured, journal.timing, tuple(journal.notes)
+        settings,
+        catalog,
+        problems(catalog, groups_of(catalog), copies),
+        bundle,
+        measured,
+        journal.timing,
+        tuple(journal.notes),
     )
     s, counts = measured.scores, catalog.counts()
     lines = (
@@ -262,8 +272,14 @@ def metrics(outcome: Outcome) -> str:
         **({} if outcome.adapted is None else dict(outcome.adapted.story)),
         **({} if outcome.curve is None else {"curve": growth.curve_json(outcome.curve, catalog.classes)}),
         "recipe": "linear" if outcome.adapted is None else outcome.adapted.shipped,
+        "leak": None if measured.leak is None else _leak_json(measured.leak),
+        "suspected_groups": [each.to_json() for each in outcome.suspected],
     }
     return json.dumps(whole, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _leak_json(leak: Leak) -> dict[str, Any]:
+    return {"pictures": leak.n, "of": leak.of, "scores_with_them": to_json(leak.scores)}
 
 
 def _baseline_json(baseline: Baseline) -> dict[str, Any]:
@@ -288,6 +304,37 @@ def fingerprint(catalog: Catalog, train: Ints) -> dict[str, object]:
         "digest": hashlib.sha256("".join(digests).encode()).hexdigest(),
         "pictures": digests,
     }
+
+
+@dataclass(frozen=True, eq=False)
+class Signed:
+    """By what the model file knows the pictures that it was trained on again, also as copies.
+
+    Attributes:
+        tensors: "pixels" uint8 (m, 8), the beginnings of the digests of their pixels; and, up to `_SIGNED` pictures,
+            "thumbnails" uint8 (m, 32, 32), grey.
+        level: likeness from which on a picture is a copy of one of them.
+    """
+
+    tensors: Mapping[str, NDArray[np.uint8]]
+    level: float
+
+
+def signed(catalog: Catalog, train: Ints, closed: Gate) -> Signed:
+    """The signatures of the training pictures `train`, catalog indices (m,)."""
+    place = {int(row): i for i, row in enumerate(closed.rows)}
+    chosen = [place[int(row)] for row in train]
+    pixels = np.array([list(bytes.fromhex(short(catalog.entries[row].pixels))) for row in train], dtype=np.uint8)
+    if len(chosen) > _SIGNED:
+        return Signed({"pixels": pixels}, COPY)
+    small = closed.signatures[chosen]
+    return Signed({"pixels": pixels, "thumbnails": small}, level_known(small, closed.twins.groups[chosen]))
+
+
+def known_level(bundle: Bundle) -> float:
+    """Likeness from which on a picture is a copy of one that the model was trained on."""
+    level = bundle.data.get("copy_level")
+    return float(level) if isinstance(level, float | int) else COPY
 
 
 def short(digest: str) -> str:
@@ -318,7 +365,7 @@ def versions() -> dict[str, str]:
 def _with_groups(outcome: Outcome) -> Catalog:
     """The ledger's catalog: groups filled in, and the locked test rows named as such."""
     catalog, measured = outcome.catalog, outcome.measured
-    groups = exact_groups([e.digest if e.status != "rejected" else "" for e in catalog.entries])
+    groups = groups_of(catalog)
     own = outcome.settings.test == "auto" and any(e.split in ("val", "test") for e in catalog.entries)
     held = set(measured.rows.tolist()) if measured.apart and not own else set()
     return catalog.with_entries(

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from graftage import deciding, examine, growth, outcome, preview, steps, versus, world
 from graftage.data.catalog import require_learnable, scan
 from graftage.data.checks import problems
+from graftage.data.grouping import groups_of
 from graftage.data.sources import Source, Sources, labelled, natural_key
 from graftage.errors import DataError
 from graftage.features.engine import choose_device
@@ -89,9 +90,13 @@ def train(data: str | Path | Settings, *, watcher: Watcher | None = None, **opti
         journal = Journal((watcher or Silent()) if not world.rank() else Silent(), folder / outcome.LOG)
         with world.first_alone():
             catalog = steps.look_at_files(settings, journal)
-            split = steps.partition(catalog, settings)
-            backbone, forward = steps.open_network(settings, catalog, split.train, journal)
+            early = steps.partition(catalog, settings)  # what cannot be split is told before the work
+            backbone, forward = steps.open_network(settings, catalog, early.train, journal)
             looked = steps.Looked(settings, backbone, forward, journal)
+            catalog, closed = looked.gate(catalog)
+            split = steps.partition(catalog, settings)
+            suspected = steps.suspect(catalog, closed, split, settings.seed, journal)
+            closed = closed.without_features()
             catalog, fit, others = steps.choose_fit(looked, catalog, split)
             catalog, table = steps.tabulate(looked, catalog, split, fit)
         learnt = steps.learn(table, fit, split, settings.seed, journal)
@@ -101,13 +106,15 @@ def train(data: str | Path | Settings, *, watcher: Watcher | None = None, **opti
         decisions = deciding.rules(found, settings)
         measured = steps.measure(table, learnt, others, settings.seed, journal, tuned=tuned, T=T)
         measured = steps.count_opening(catalog, measured, journal)
-        measured = steps.lay_out(table, measured, T, settings.seed, journal)
-        measured = deciding.with_promises(measured, decisions, found, settings, table.T if T is None else T)
+        shown = steps.features_of(table, measured, T)
+        measured = steps.lay_out(measured, shown, settings.seed, journal)
+        measured = deciding.with_promises(measured, decisions, found, settings, shown)
         scores = {**to_json(measured.scores), "how": measured.how}
-        bundle = steps.make_bundle(looked, catalog, table, learnt, scores, tuned=tuned, decisions=decisions)
-        faults = problems(steps.in_their_parts(catalog, table), steps.groups_of(catalog))
+        bundle = steps.make_bundle(looked, catalog, table, learnt, closed, scores, tuned=tuned, decisions=decisions)
+        parts, copies = steps.in_their_parts(catalog, table), closed.near(len(catalog.entries))
+        faults = problems(parts, groups_of(catalog), copies)
         grown = growth.beside_training(table.X, table.y, table.groups, seed=settings.seed, journal=journal)
-        whole = Outcome(settings, catalog, faults, bundle, measured, adapted=adapted, curve=grown)
+        whole = Outcome(settings, catalog, faults, bundle, measured, adapted=adapted, curve=grown, suspected=suspected)
         summary = outcome.write(folder, final, whole, journal)
     States(folder_of(final)).remove()
     return Run(final, measured.scores, summary, tuple(journal.notes))
@@ -155,8 +162,8 @@ def evaluate(
     if rival is None:
         return evaluated
     later = Journal(journal.watcher)
-    known = outcome.known_digests(predictor.bundle) | outcome.known_digests(rival.bundle)
-    answered = examine.examine(found, rival, later, workers=workers, known=known)
+    both = (predictor.bundle, rival.bundle)
+    answered = examine.examine(found, rival, later, workers=workers, learners=both)
     pair = seen.held(names[0], predictor.classes), answered.held(names[1], rival.classes)
     return outcome.with_comparison(evaluated, versus.compare(*pair, seed=seed, notes=later.notes))
 
@@ -252,6 +259,9 @@ def fit(
     split = steps.Partition(usable, usable[:0], "cross-validation", usual.folds, 1)
     backbone, forward = steps.open_network(settings, catalog, split.train, journal)
     looked = steps.Looked(settings, backbone, forward, journal)
+    catalog, closed = looked.gate(catalog)
+    closed = closed.without_features()
+    split = replace(split, train=np.array(catalog.usable, dtype=np.int64))
     catalog, how, _ = steps.choose_fit(looked, catalog, split)
     catalog, table = steps.tabulate(looked, catalog, split, how)
     learnt = steps.learn(table, how, split, settings.seed, journal)
@@ -259,7 +269,7 @@ def fit(
         adapted, tested = steps.adapt(looked, catalog, table, learnt, Path(states) / "fit", started)
     found = deciding.gather(looked, catalog, table, learnt, tuned=adapted.tuned, forward=tested and tested[0])
     decisions = deciding.rules(found, settings)
-    bundle = steps.make_bundle(looked, catalog, table, learnt, {}, tuned=adapted.tuned, decisions=decisions)
+    bundle = steps.make_bundle(looked, catalog, table, learnt, closed, {}, tuned=adapted.tuned, decisions=decisions)
     return Predictor(
         bundle, forward if tested is None else tested[0], limits=steps.limits_of(settings), repair=settings.repair
     )

@@ -1,5 +1,6 @@
 """All options of a training run in one record, and its round trip through `config.toml`."""
 
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -72,6 +73,8 @@ class Settings:
         fit: "auto", or how every picture is made square: "crop", "squash" or "pad".
         test: "auto", "none" for cross-validation on all, or the share to lock away, above 0 and below 1.
         folds: "auto", or K or KxR: stratified K-fold, repeated R times.
+        group_by: regular expression searched for in the pictures' paths below `data`; what its first group (or, without
+            one, the whole match) says is the group, and a group is never on both sides of a split. "" groups nothing.
         seed: of everything random.
         device: "auto", "cpu" or "cuda".
         precision: "auto", "float32" or "bfloat16", of the frozen network.
@@ -98,6 +101,7 @@ class Settings:
     fit: str = "auto"
     test: str = "auto"
     folds: str = "auto"
+    group_by: str = ""
     seed: int = 42
     device: str = "auto"
     precision: str = "auto"
@@ -159,6 +163,7 @@ class Settings:
         self.seconds()
         self.test_share()
         self.fold_plan()
+        self.grouping()
 
     def seconds(self) -> float | None:
         """The budget in seconds, None if there is none."""
@@ -196,6 +201,15 @@ class Settings:
         if not 2 <= plan[0] <= 1000 or not 1 <= plan[1] <= 1000:
             raise OptionError(f"folds must be 2 to 1000, repeated 1 to 1000 times, got {self.folds!r}")
         return plan
+
+    def grouping(self) -> re.Pattern[str] | None:
+        """The pattern of `group_by`, None if there is none."""
+        try:
+            return re.compile(self.group_by) if self.group_by else None
+        except re.error as error:
+            raise OptionError(
+                f"group_by must be a regular expression such as '(patient[0-9]+)_', got {self.group_by!r} ({error})"
+            ) from error
 
     def to_toml(self) -> str:
         """The text of `config.toml`; `from_toml` reads it back to the same settings."""

@@ -1,24 +1,26 @@
 """The steps of a training run, one function each, in the order in which `pipeline` calls them."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from graftage import openings, outcome, story, tuning, world
+from graftage import gate, openings, outcome, story, tuning, world
 from graftage.data.catalog import Catalog, Entry, require_learnable, scan
 from graftage.data.decode import Limits, decode
+from graftage.data.grouping import groups_of
 from graftage.data.sources import labelled, read
-from graftage.data.split import exact_groups, folds, locked_test
+from graftage.data.split import folds, locked_test
 from graftage.errors import DataError, OptionError, PictureError
 from graftage.features.backbone import Backbone, find
 from graftage.features.engine import Forward, choose_device, cores, open_forward, prepared_weights
-from graftage.features.extract import Seen, extract
+from graftage.features.extract import Extracted, Seen, extract
 from graftage.features.prepare import prepare_elsewhere
 from graftage.features.preprocess import FITS, Fit, Preprocess
+from graftage.gate import Gate, Suspected
 from graftage.ground import Ground, ground_pictures
 from graftage.learn import defaults
 from graftage.learn.baseline import held_out_knn, knn_probabilities
@@ -33,13 +35,14 @@ from graftage.progress import Journal
 from graftage.serve.bundle import Bundle
 from graftage.settings import Settings
 from graftage.states import States, folder_of
-from graftage.story import Measured
+from graftage.story import Leak, Measured
 from graftage.tuning import Adapted, Tuned
 
 Ints = NDArray[np.int64]
 
 _SQUARE = 1.02  # pictures no longer than this are square: padding and squashing them is the same
 _ON_THE_MAP = 300  # pictures: each is a thumbnail in the report
+LEAKED = "also in train, left out of the score"
 _SAMPLE_SQUARES = 8  # of the user's own pictures, to hold a new graph against PyTorch
 
 
@@ -67,11 +70,6 @@ def look_at_files(settings: Settings, journal: Journal) -> Catalog:
     return catalog
 
 
-def groups_of(catalog: Catalog) -> Ints:
-    """Equal files are one group; rejected files are alone."""
-    return exact_groups([e.digest if e.status != "rejected" else "" for e in catalog.entries])
-
-
 @dataclass(frozen=True, eq=False)
 class Partition:
     """Which entries are learnt from, which are tested on, and by which folds the head is chosen."""
@@ -81,6 +79,7 @@ class Partition:
     kind: str
     k: int
     repeats: int
+    leaked: Ints = field(default_factory=lambda: np.zeros(0, np.int64))  # to be tested on, but known from `train`
 
 
 def partition(catalog: Catalog, settings: Settings) -> Partition:
@@ -95,7 +94,10 @@ def partition(catalog: Catalog, settings: Settings) -> Partition:
     k, repeats = settings.fold_plan() or (usual.folds, usual.repeats)
     part, kind = _own_test(catalog, settings)
     if part:
-        return Partition(rows[parts != part], _require_some(rows[parts == part], catalog, kind), kind, k, repeats)
+        train, test = rows[parts != part], _require_some(rows[parts == part], catalog, kind)
+        groups = groups_of(catalog)
+        leaks = np.isin(groups[test], groups[train])
+        return Partition(train, _require_clean(test[~leaks], test, catalog), kind, k, repeats, test[leaks])
     share = settings.test_share()
     share = usual.test_fraction if share is None else share
     if not share:
@@ -127,10 +129,24 @@ def _require_some(rows: Ints, catalog: Catalog, kind: str) -> Ints:
     return rows
 
 
+def _require_clean(clean: Ints, test: Ints, catalog: Catalog) -> Ints:
+    if not len(clean):
+        raise DataError(
+            f"{catalog.root}: each of the {len(test):,} pictures to test on is also learnt from, as a copy or as one "
+            "of the same group, such as "
+            f"{catalog.entries[test[0]].id}: nothing is left to measure on. Take other test pictures, or give only the "
+            "train folder"
+        )
+    return clean
+
+
 def _folds(y: Ints, groups: Ints, split: Partition, *, repeats: int, seed: int) -> Ints:
     k = min(split.k, len(np.unique(groups)))
     if k < 2:
-        raise DataError("all pictures to learn from are one and the same file: nothing can be learnt from them")
+        raise DataError(
+            "all pictures to learn from are one and the same file, copies of it, or one group: nothing can be learnt "
+            "from them"
+        )
     return folds(y, groups, k=k, repeats=repeats, rng=np.random.default_rng([seed, 2]))
 
 
@@ -173,6 +189,25 @@ class Looked:
     forward: Forward
     journal: Journal
 
+    def gate(self, catalog: Catalog) -> tuple[Catalog, Gate]:
+        """Every usable picture looked at: the catalog with what belongs together, and what was found.
+
+        Features are those under the first fit that will be tried; they are kept, so they are not computed twice.
+        """
+        rows = np.array(catalog.usable, dtype=np.int64)
+        fit = _fits(self.settings, catalog, rows)[0]
+        catalog, rows, found = self._extracted(catalog, rows, [fit], looks=True)
+        require_learnable(catalog)
+        assert found.looks is not None
+        good = np.setdiff1d(np.arange(len(found.looks)), found.failed)
+        with self.journal.stage("look for copies and groups"):
+            catalog, closed = gate.close(
+                catalog, rows, found.features[0][good], found.looks[good], pattern=self.settings.grouping()
+            )
+        for note in closed.notes:
+            self.journal.note(note)
+        return catalog, closed
+
     def features(
         self, catalog: Catalog, rows: Ints, fits: Sequence[Fit]
     ) -> tuple[Catalog, Ints, list[NDArray[np.float32]]]:
@@ -182,6 +217,16 @@ class Looked:
             The catalog in which entries that could not be decoded are rejected; the rows that remain, (n,); for each
             fit their features, float32 (n, D).
         """
+        catalog, kept, found = self._extracted(catalog, rows, fits)
+        if len(kept) == len(rows):
+            return catalog, rows, list(found.features)
+        good = np.setdiff1d(np.arange(len(rows)), found.failed)
+        return catalog, kept, [X[good] for X in found.features]
+
+    def _extracted(
+        self, catalog: Catalog, rows: Ints, fits: Sequence[Fit], *, looks: bool = False
+    ) -> tuple[Catalog, Ints, Extracted]:
+        """The catalog without what would not decode, the rows that remain, and what was found for all of `rows`."""
         entries = [catalog.entries[i] for i in rows]
         with self.journal.stage("features"):
             found = extract(
@@ -193,19 +238,18 @@ class Looked:
                 repair=self.settings.repair,
                 workers=self.settings.workers,
                 progress=self.journal.watcher.progress,
+                looks=looks,
             )
         catalog = catalog.with_entries({e.index: _after(e, s) for e, s in zip(entries, found.seen, strict=True)})
-        if not found.failed:
-            return catalog, rows, list(found.features)
-        good = np.setdiff1d(np.arange(len(rows)), found.failed)
-        return catalog, rows[good], [X[good] for X in found.features]
+        return catalog, rows[np.setdiff1d(np.arange(len(rows)), found.failed)], found
 
 
 def _after(entry: Entry, seen: Seen) -> Entry:
     """The ledger's row once the picture has been decoded."""
     if seen.reason:
         return replace(entry, status="rejected", reason=seen.reason)
-    remarks = "; ".join(dict.fromkeys(part for part in (entry.reason, seen.notes) if part))
+    parts = [part for text in (entry.reason, seen.notes) for part in text.split("; ") if part]
+    remarks = "; ".join(dict.fromkeys(parts))  # pictures are looked at more than once
     return replace(entry, status="repaired" if seen.repaired else entry.status, reason=remarks)
 
 
@@ -267,6 +311,7 @@ class Table:
         y: int64 (n,); z: int64 (t,).
         groups: int64 (n,); test_groups: int64 (t,).
         kind: how the test pictures were set apart.
+        leaked: bool (t,) test pictures that are also learnt from: in no score but the one that shows what they do.
     """
 
     train: Ints
@@ -279,19 +324,22 @@ class Table:
     test_groups: Ints
     classes: tuple[str, ...]
     kind: str
+    leaked: NDArray[np.bool_]
 
 
 def tabulate(looked: Looked, catalog: Catalog, split: Partition, fit: Fit) -> tuple[Catalog, Table]:
     """Features of all pictures under the chosen fit; the catalog with those rejected that would not decode."""
-    rows = np.concatenate([split.train, split.test])
+    rows = np.concatenate([split.train, split.test, split.leaked])
     catalog, rows, (X,) = looked.features(catalog, rows, [fit])
     require_learnable(catalog)
+    remarks = {int(i): _with_remark(catalog.entries[i], LEAKED) for i in np.intersect1d(rows, split.leaked)}
+    catalog = catalog.with_entries(remarks)
     labels, groups = catalog.labels()[rows], groups_of(catalog)[rows]
-    test = np.isin(rows, split.test)
+    test = ~np.isin(rows, split.train)
     first = int((~test).sum())  # training rows come first: views of X, no copies
     _require_classes(catalog, labels[:first])
     if len(split.test):
-        _require_some(rows[first:], catalog, split.kind)
+        _require_some(rows[np.isin(rows, split.test)], catalog, split.kind)
     return catalog, Table(
         train=rows[:first],
         test=rows[first:],
@@ -303,7 +351,12 @@ def tabulate(looked: Looked, catalog: Catalog, split: Partition, fit: Fit) -> tu
         test_groups=groups[first:],
         classes=catalog.classes,
         kind=split.kind,
+        leaked=np.isin(rows[first:], split.leaked),
     )
+
+
+def _with_remark(entry: Entry, remark: str) -> Entry:
+    return replace(entry, reason="; ".join(part for part in (entry.reason, remark) if part))
 
 
 def _require_classes(catalog: Catalog, y: Ints) -> None:
@@ -361,6 +414,7 @@ def adapt(
         searched=learnt.searched,
         head=learnt.trial,
         fit=learnt.fit,
+        groups=table.groups,
         whole=not len(table.test),
         started=started,
     )
@@ -409,17 +463,23 @@ def _on_test(
     classes, n_classes = table.classes, len(table.classes)
     head = softmax(learnt.head.logits(table.T) / learnt.trial.temperature)
     p = head if tuned is None or T is None else tuning.probabilities(tuned, T)
-    scores = score(p, table.z, classes=classes, groups=table.test_groups, rng=np.random.default_rng([seed, 4]))
+    clean = ~table.leaked
+    z, groups = table.z[clean], table.test_groups[clean]
+    scores = score(p[clean], z, classes=classes, groups=groups, rng=np.random.default_rng([seed, 4]))
+    leak = None
+    if table.leaked.any():
+        whole = score(p, table.z, classes=classes, groups=table.test_groups, rng=np.random.default_rng([seed, 4]))
+        leak = Leak(int(table.leaked.sum()), len(table.z), whole)
     k = defaults.neighbours(len(table.y), n_classes)
     simple = {
-        "majority class": majority(table.y, len(table.z), n_classes),
-        f"{k} nearest neighbours": knn_probabilities(table.X, table.y, table.T, k=k, n_classes=n_classes),
-        **({} if tuned is None else {"head on frozen features": head}),
+        "majority class": majority(table.y, len(z), n_classes),
+        f"{k} nearest neighbours": knn_probabilities(table.X, table.y, table.T[clean], k=k, n_classes=n_classes),
+        **({} if tuned is None else {"head on frozen features": head[clean]}),
     }
-    shown = story.baselines(simple, p, table.z, table.test_groups, classes=classes, seed=seed)
-    how = story.explain_test(table.kind, len(table.z), len(table.y))
+    shown = story.baselines(simple, p[clean], z, groups, classes=classes, seed=seed)
+    how = story.explain_test(table.kind, len(z), len(table.y))
     trials = story.tried(learnt.searched.trials, learnt.trial, table.y)
-    return Measured(table.test, table.z, p, scores, how, table.test_groups, shown, trials, len(table.y))
+    return Measured(table.test[clean], z, p[clean], scores, how, groups, shown, trials, len(table.y), leak=leak)
 
 
 def _cross_validated(table: Table, learnt: Learnt, others: Others, seed: int, *, tuned: Tuned | None) -> Measured:
@@ -458,13 +518,15 @@ def count_opening(catalog: Catalog, measured: Measured, journal: Journal) -> Mea
     return replace(measured, openings=times)
 
 
-def lay_out(table: Table, measured: Measured, T: NDArray[np.float32] | None, seed: int, journal: Journal) -> Measured:
-    """A flat map of some of the pictures held out: wrong ones, a third of them at most, and others at random.
+def features_of(table: Table, measured: Measured, T: NDArray[np.float32] | None) -> NDArray[np.float32]:
+    """Features (n, D) of the pictures measured; `T` (t, D) are a tuned network's of all test pictures."""
+    if not measured.apart:
+        return table.X
+    return (table.T if T is None else T)[~table.leaked]
 
-    Args:
-        T: float32 (t, D) the tuned network's features of the test pictures, where it ships.
-    """
-    X = table.X if not measured.apart else table.T if T is None else T
+
+def lay_out(measured: Measured, X: NDArray[np.float32], seed: int, journal: Journal) -> Measured:
+    """A flat map of some of the pictures measured, of features X (n, D): wrong ones, a third at most, and others."""
     rng, wrong = np.random.default_rng([seed, 8]), np.flatnonzero(measured.predicted != measured.y)
     some = rng.permutation(wrong)[: _ON_THE_MAP // 3]
     rest = rng.permutation(np.setdiff1d(np.arange(len(X)), some))[: _ON_THE_MAP - len(some)]
@@ -475,11 +537,22 @@ def lay_out(table: Table, measured: Measured, T: NDArray[np.float32] | None, see
     return replace(measured, places=places)
 
 
+def suspect(catalog: Catalog, closed: Gate, split: Partition, seed: int, journal: Journal) -> tuple[Suspected, ...]:
+    """Series that nobody has named, and what it would cost to keep them together; the serious ones are notices."""
+    with journal.stage("look for series"):
+        found = gate.suspected(catalog, closed, split.train, seed=seed)
+    for each in found:
+        if each.serious:
+            journal.note(each.line())
+    return found
+
+
 def make_bundle(
     looked: Looked,
     catalog: Catalog,
     table: Table,
     learnt: Learnt,
+    closed: Gate,
     scores: Mapping[str, object],
     *,
     tuned: Tuned | None = None,
@@ -487,6 +560,7 @@ def make_bundle(
 ) -> Bundle:
     """Everything that the model file holds."""
     backbone = looked.backbone if tuned is None else tuned.backbone
+    signed = outcome.signed(catalog, table.train, closed)
     return Bundle(
         classes=catalog.classes,
         preprocess=backbone.preprocess.with_fit(learnt.fit),
@@ -495,8 +569,9 @@ def make_bundle(
         head=learnt.head if tuned is None else tuned.head,
         temperature=learnt.trial.temperature if tuned is None else tuned.trial.temperature,
         scores=scores,
-        data=outcome.fingerprint(catalog, table.train),
+        data={**outcome.fingerprint(catalog, table.train), "copy_level": signed.level},
         settings=outcome.portable(looked.settings),
         versions=outcome.versions(),
         decisions=decisions or Decisions(),
+        pictures=signed.tensors,
     )

@@ -17,6 +17,7 @@ from graftage.data.checks import Problem
 from graftage.data.decode import Limits, decode
 from graftage.data.sources import read
 from graftage.errors import PictureError
+from graftage.gate import Suspected
 from graftage.learn.search import Candidate, Trial
 from graftage.measure.calibration import reliability
 from graftage.measure.compare import paired
@@ -47,6 +48,21 @@ FAMILY_NAMES = {
 }
 
 
+@dataclass(frozen=True)
+class Leak:
+    """Pictures of the user's own test folder that are also learnt from: copies, or of the same group.
+
+    Attributes:
+        n: how many; they are in no other score than `scores`.
+        of: pictures in the test folder.
+        scores: with them, for comparison.
+    """
+
+    n: int
+    of: int
+    scores: Scores
+
+
 @dataclass(frozen=True, eq=False)
 class Measured:
     """Held-out predictions and what they are worth.
@@ -66,6 +82,7 @@ class Measured:
         openings: how often these test pictures have been opened on this machine, with this time; 0 without a test set.
         answers: what was decided for each picture.
         promises: how the promises of the model fared; None where they were not looked at.
+        leak: test pictures that are also learnt from, which the scores leave out.
     """
 
     rows: Ints
@@ -82,6 +99,7 @@ class Measured:
     places: NDArray[np.float64] | None = None
     answers: Answers = field(default_factory=Answers)
     promises: Promises | None = None
+    leak: Leak | None = None
 
     @property
     def predicted(self) -> Ints:
@@ -102,6 +120,7 @@ class Outcome:
     notes: tuple[str, ...] = field(default=())
     adapted: Adapted | None = None
     curve: Curve | None = None
+    suspected: tuple[Suspected, ...] = ()
 
 
 def baselines(
@@ -129,8 +148,8 @@ def explain_test(kind: str, n_test: int, n_train: int) -> str:
         "test folder": "They are the test folder as it was given",
         "validation folder": "They are the validation folder as it was given; as there is no test folder and nothing "
         "was chosen by it, it serves as the test set",
-        "locked": "They were drawn at random within each class and locked away before anything was learnt; equal "
-        "files stayed together",
+        "locked": "They were drawn at random within each class and locked away before anything was learnt; copies "
+        "and groups stayed together",
     }[kind]
     return (
         f"Measured once, on {n_test:,} pictures that took no part in training or in any choice. {apart}. "
@@ -144,7 +163,7 @@ def explain_folds(held: Ints, n_trials: int) -> str:
     again = f", repeated {repeats} times with other folds and averaged" if repeats > 1 else ""
     return (
         f"Measured by stratified {k}-fold cross-validation{again}: every picture is judged by models that never saw it "
-        f"or a file equal to it. {n_trials} configurations were compared on the same folds; accuracy, balanced "
+        f"or a copy of it. {n_trials} configurations were compared on the same folds; accuracy, balanced "
         "accuracy, macro precision, recall, F1, log-loss and Brier score are corrected for the luck of the winner "
         "(bootstrap bias-corrected cross-validation, Tsamardinos et al. 2018). The model file is trained on all "
         f"{held.shape[1]:,} pictures in the same way, and is expected to be as good or a little better."
@@ -183,10 +202,14 @@ def notices(outcome: Outcome) -> tuple[str, ...]:
     if no_signal(outcome.measured):
         found.append("No signal found: the model is not measurably better than always naming the most frequent class.")
     counts = Counter(problem.kind for problem in outcome.problems)
-    if shared := counts["train and test share"]:
-        found.append(f"Train and test share {shared:,} pictures: the score is flattered (see problems).")
+    if (leak := outcome.measured.leak) is not None:
+        found.append(
+            f"{leak.n:,} of {leak.of:,} test pictures are also in train, as copies or in one group (see problems): "
+            "they are left out of the score. Accuracy without them "
+            f"{outcome.measured.scores.accuracy.percent()}, with them {leak.scores.accuracy.percent()}."
+        )
     if clashing := counts["conflicting labels"]:
-        found.append(f"{clashing:,} pictures have an equal twin in another class (see problems).")
+        found.append(f"{clashing:,} pictures have a copy in another class (see problems).")
     if outcome.measured.openings >= openings.MANY:
         found.append(openings.told(outcome.measured.openings))
     return tuple(found)

@@ -54,6 +54,8 @@ class Entry:
         width: pixels of the upright picture, 0 if unknown.
         height: likewise.
         digest: sha256 of the file's bytes in hex, "" if it was not read.
+        taken: camera and time by EXIF, see `Facts`.
+        pixels: sha256 of the upright pixels in hex, at the scale they are decoded at; "" until they were.
     """
 
     index: int
@@ -67,6 +69,8 @@ class Entry:
     width: int
     height: int
     digest: str
+    taken: str = ""
+    pixels: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -168,6 +172,7 @@ def _look(index: int, source: Source, *, places: Mapping[str, int], limits: Limi
         width=facts.width,
         height=facts.height,
         digest=digest,
+        taken=facts.taken,
     )
 
 

@@ -26,7 +26,7 @@ class Problem:
 
     Attributes:
         kind: "conflicting labels", "train and test share", "rejected", "repaired", "few pictures", "imbalance",
-            "duplicates" or "empty class".
+            "duplicates", "near-duplicates" or "empty class".
         severity: "error" makes the results wrong, "warning" makes them worse, "note" is good to know.
         id: the picture's id, or the class's name.
         detail: what was found.
@@ -38,17 +38,21 @@ class Problem:
     detail: str
 
 
-def problems(catalog: Catalog, groups: NDArray[np.int64]) -> tuple[Problem, ...]:
+def problems(
+    catalog: Catalog, groups: NDArray[np.int64], copies: NDArray[np.int64] | None = None
+) -> tuple[Problem, ...]:
     """Lists everything that is wrong with a catalog, worst first.
 
     Args:
         catalog: after `scan`.
         groups: int64 (n,) over its entries: pictures that are near-copies or belong together.
+        copies: int64 (n,) likewise, pictures that are copies, exact or near; negative where not looked at. None: equal
+            files.
     """
     assert len(groups) == len(catalog.entries), f"{len(groups)} groups for {len(catalog.entries)} entries"
     used = [entry for entry in catalog.entries if entry.status != "rejected"]
     found = [
-        *_duplicates(catalog, used),
+        *_duplicates(catalog, used, copies),
         *_shared(used, groups),
         *_damaged(catalog.entries),
         *_class_sizes(catalog, used),
@@ -66,21 +70,31 @@ def write_problems(found: Iterable[Problem], path: Path) -> None:
     write_csv(path, PROBLEM_COLUMNS, ((item.severity, item.kind, item.id, item.detail) for item in found))
 
 
-def _duplicates(catalog: Catalog, used: Sequence[Entry]) -> Iterator[Problem]:
-    """Files of the same bytes: one problem per set, an error if they are labelled differently."""
-    same: defaultdict[str, list[Entry]] = defaultdict(list)
+def _duplicates(catalog: Catalog, used: Sequence[Entry], copies: NDArray[np.int64] | None) -> Iterator[Problem]:
+    """Copies: one problem per set, an error if they are labelled differently; equal ones and near ones apart."""
+    same: defaultdict[str | int, list[Entry]] = defaultdict(list)
     for entry in used:
-        same[entry.digest].append(entry)
-    for digest, entries in same.items():
-        if not digest or len(entries) < 2:
+        same[entry.digest if copies is None or copies[entry.index] < 0 else int(copies[entry.index])].append(entry)
+    for entries in same.values():
+        if not entries[0].digest or len(entries) < 2:
             continue
         first, *others = entries
+        kind, like = _alike(entries)
         labels = sorted({entry.label for entry in entries if entry.label >= 0})
         if len(labels) > 1:
             names = ", ".join(repr(catalog.classes[label]) for label in labels)
-            yield Problem("conflicting labels", "error", first.id, f"labelled {names}; same file as {_ids(others)}")
+            yield Problem("conflicting labels", "error", first.id, f"labelled {names}; {like} {_ids(others)}")
         else:
-            yield Problem("duplicates", "note", first.id, f"same file as {_ids(others)}")
+            yield Problem(kind, "note", first.id, f"{like} {_ids(others)}")
+
+
+def _alike(entries: Sequence[Entry]) -> tuple[str, str]:
+    """How copies are called: (kind of problem, words)."""
+    if len({entry.digest for entry in entries}) == 1:
+        return "duplicates", "same file as"
+    if len({entry.pixels for entry in entries}) == 1 and entries[0].pixels:
+        return "duplicates", "same pixels as"
+    return "near-duplicates", "nearly the same picture as"
 
 
 def _shared(used: Sequence[Entry], groups: NDArray[np.int64]) -> Iterator[Problem]:

@@ -38,6 +38,10 @@ DECODER: Final = f"decode1-pillow{PIL.__version__}"
 
 LEAST_LEFT: Final = 0.05  # share of the values that a repaired picture must have left; a broken first block is none
 ORIENTATION: Final = 0x0112  # the EXIF and TIFF tag
+_EXIF_IFD: Final = 0x8769
+_TIME_TAKEN: Final = 0x9003  # DateTimeOriginal
+_CAMERA: Final = 0x010F, 0x0110  # make and model
+_TIME: Final = re.compile(r"[12][0-9]{3}:[0-9]{2}:[0-9]{2} [0-9]{2}:[0-9]{2}")
 
 _Reader = Callable[[BytesIO], ImageFile.ImageFile]
 # Pillow's classes are called directly, not through Image.open, whose own pixel limit is a global setting and a warning.
@@ -141,12 +145,14 @@ class Facts:
         width: width in pixels of the upright picture.
         height: height in pixels, likewise.
         suspicious: True if the end of the file does not look complete: decode it to know.
+        taken: camera and time as EXIF gives them, "MAKE MODEL|YYYY:MM:DD HH:MM:SS", or "" if it gives no time.
     """
 
     format: str
     width: int
     height: int
     suspicious: bool
+    taken: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,7 +176,7 @@ def inspect(data: bytes, *, limits: Limits = DEFAULT_LIMITS) -> Facts:
     """
     opened = _open(data, limits)
     suspicious = _ends_early(data, opened.format) or _strips_missing(opened.image, len(data))
-    return Facts(opened.format, opened.width, opened.height, suspicious)
+    return Facts(opened.format, opened.width, opened.height, suspicious, _taken(opened.image, data))
 
 
 def decode(data: bytes, *, cover: int | None = None, limits: Limits = DEFAULT_LIMITS, repair: bool = False) -> Picture:
@@ -302,6 +308,21 @@ def _orientation(image: Image.Image, data: bytes) -> int:
     except Exception:  # broken EXIF raises nearly anything, and never makes a picture unusable
         return 1
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
+
+
+def _taken(image: Image.Image, data: bytes) -> str:
+    """Camera and time of a photograph; "" where EXIF is missing, broken or without a time."""
+    if b"Exif" not in data and b"eXIf" not in data and not isinstance(image, TiffImageFile):
+        return ""
+    if isinstance(image, PngImageFile) and b"eXIf" not in data:  # as in `_orientation`
+        return ""
+    try:
+        exif = image.getexif()
+        time = exif.get_ifd(_EXIF_IFD).get(_TIME_TAKEN, "")
+        camera = " ".join(str(exif.get(tag, "")).strip(" \0") for tag in _CAMERA)
+    except Exception:  # as in `_orientation`
+        return ""
+    return f"{camera.strip()}|{time.strip()}" if isinstance(time, str) and _TIME.match(time) else ""
 
 
 def _upright_size(image: ImageFile.ImageFile, orientation: int) -> tuple[int, int]:

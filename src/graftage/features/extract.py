@@ -7,12 +7,14 @@ is always busy with one or the other. The same `stream` serves training, evaluat
 import hashlib
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,10 +23,12 @@ from graftage.data.decode import DECODER, DEFAULT_LIMITS, Limits, Picture, decod
 from graftage.data.sources import read
 from graftage.errors import PictureError
 from graftage.features.engine import Forward, cores
+from graftage.features.looks import WIDTH, look_key, look_of
 from graftage.features.preprocess import Preprocess
 from graftage.features.store import FeatureStore, Kept
 
 Progress = Callable[[int, int], None]
+Opener = Callable[[], FeatureStore]
 
 _AHEAD = 4  # chunks under way or waiting, per worker: enough to keep all busy, little enough to hold
 # Threads beyond the cores: while one waits for its inference another decodes. Timed on two cores with nothing
@@ -41,7 +45,7 @@ class Job:
         index: the caller's number for it.
         path: its file.
         digest: SHA-256 that its bytes must have, or "" if any will do.
-        wanted: which of the preprocessings to compute, by position.
+        wanted: which of the preprocessings to compute, by position; the number after the last asks for the look.
     """
 
     index: int
@@ -56,14 +60,14 @@ class Seen:
 
     Attributes:
         job: the job it answers.
-        vectors: float32 (D,) for each of `job.wanted`; empty if the picture was rejected.
+        vectors: float32 (D,) for each of `job.wanted`, of the look uint8; empty if the picture was rejected.
         reason: why it was rejected, else "".
         notes: what decoding did to it ("rotated by EXIF (6)").
         repaired: whether it was damaged and decoded as far as it went.
     """
 
     job: Job
-    vectors: tuple[NDArray[np.float32], ...] = ()
+    vectors: tuple[NDArray[Any], ...] = ()
     reason: str = ""
     notes: str = ""
     repaired: bool = False
@@ -77,11 +81,13 @@ class Extracted:
         features: per preprocessing, float32 (n, D); rows of rejected pictures are NaN.
         seen: per picture, in the order asked for; `vectors` are left empty here.
         computed: how many (picture, preprocessing) pairs were computed rather than found in the store.
+        looks: uint8 (n, WIDTH) where they were asked for, see `looks`; rows of rejected pictures are 0.
     """
 
     features: tuple[NDArray[np.float32], ...]
     seen: tuple[Seen, ...]
     computed: int
+    looks: NDArray[np.uint8] | None = None
 
     @property
     def failed(self) -> tuple[int, ...]:
@@ -136,6 +142,7 @@ def extract(
     workers: int = 0,
     progress: Progress | None = None,
     folder: Path | None = None,
+    looks: bool = False,
 ) -> Extracted:
     """Features of the pictures at `paths`, from the store where they are, computed and stored where they are not.
 
@@ -149,18 +156,78 @@ def extract(
         workers: threads; 0 means two more than there are cores.
         progress: called with (done, total) distinct pictures, in this thread.
         folder: of the store; default: the cache.
+        looks: also what each picture looks like; it costs a hundredth of the features, from the same decode.
 
     Raises:
         StoreError: the store cannot be read or written. What was computed before stays.
     """
+    stores: dict[int, Opener] = {
+        k: partial(FeatureStore, store_key(forward, p), width=forward.features, folder=folder)
+        for k, p in enumerate(preprocesses)
+    }
+    if looks:
+        stores[len(preprocesses)] = _look_store(preprocesses[0], folder)
+    return _from_stores(
+        stores,
+        paths,
+        digests,
+        forward=forward,
+        preprocesses=preprocesses,
+        limits=limits,
+        repair=repair,
+        workers=workers,
+        progress=progress,
+    )
+
+
+def extract_looks(
+    paths: Sequence[Path],
+    digests: Sequence[str],
+    *,
+    forward: Forward,
+    preprocess: Preprocess,
+    limits: Limits = DEFAULT_LIMITS,
+    repair: bool = False,
+    workers: int = 0,
+    progress: Progress | None = None,
+    folder: Path | None = None,
+) -> Extracted:
+    """As `extract`, but only what the pictures look like: they are decoded as for the network, which does not run."""
+    return _from_stores(
+        {1: _look_store(preprocess, folder)},
+        paths,
+        digests,
+        forward=forward,
+        preprocesses=[preprocess],
+        limits=limits,
+        repair=repair,
+        workers=workers,
+        progress=progress,
+    )
+
+
+def _look_store(preprocess: Preprocess, folder: Path | None) -> Opener:
+    return partial(FeatureStore, look_key(preprocess), width=WIDTH, dtype=np.uint8, folder=folder)
+
+
+def _from_stores(
+    openers: Mapping[int, Opener],
+    paths: Sequence[Path],
+    digests: Sequence[str],
+    *,
+    forward: Forward,
+    preprocesses: Sequence[Preprocess],
+    limits: Limits,
+    repair: bool,
+    workers: int,
+    progress: Progress | None,
+) -> Extracted:
+    """What the stores, by view, hold of the pictures; what they lack is computed."""
     assert len(paths) == len(digests), "a digest for every picture"
     assert all(digests), "pictures without a digest would pass for equal ones"
     with ExitStack() as stack:
-        stores = [
-            stack.enter_context(FeatureStore(store_key(forward, p), width=forward.features, folder=folder))
-            for p in preprocesses
-        ]
-        gathered = _Gathered(digests, forward.features, len(stores))
+        stores = {view: stack.enter_context(opened()) for view, opened in openers.items()}
+        gathered = _Gathered(digests, forward.features, stores, n_features=len(preprocesses))
         jobs = gathered.missing(paths, stores, repair=repair)
         if progress is not None:
             progress(gathered.known, gathered.known + len(jobs))
@@ -201,8 +268,10 @@ class _Seer:
             picture = self._decode(job)
         except PictureError as error:
             return Seen(job, reason=str(error)), []
-        squares = [self.preprocesses[k].square(picture.pixels) for k in job.wanted]
-        return Seen(job, notes="; ".join(picture.notes), repaired=picture.repaired), squares
+        shown = len(self.preprocesses)
+        squares = [self.preprocesses[k].square(picture.pixels) for k in job.wanted if k < shown]
+        looks = (look_of(picture),) if shown in job.wanted else ()
+        return Seen(job, looks, notes="; ".join(picture.notes), repaired=picture.repaired), squares
 
     def _decode(self, job: Job) -> Picture:
         data = read(job.path, limits=self.limits)
@@ -222,26 +291,32 @@ class _Seer:
 def _answer(seen: Seen, vectors: tuple[NDArray[np.float32], ...]) -> Seen:
     if not all(np.isfinite(vector).all() for vector in vectors):
         return Seen(seen.job, reason="the network's answer is not finite")
-    return replace(seen, vectors=vectors)
+    return replace(seen, vectors=(*vectors, *seen.vectors))  # the look, which is there already, comes last
 
 
 class _Gathered:
     """Collects rows by digest, so that equal files share one computation."""
 
-    def __init__(self, digests: Sequence[str], width: int, views: int) -> None:
+    def __init__(self, digests: Sequence[str], width: int, views: Iterable[int], *, n_features: int) -> None:
         self._rows: dict[str, list[int]] = {}
         for row, digest in enumerate(digests):
             self._rows.setdefault(digest, []).append(row)
         self._digests = tuple(digests)
-        self._features = tuple(np.full((len(digests), width), np.nan, np.float32) for _ in range(views))
+        self._views: dict[int, NDArray[Any]] = {
+            view: np.full((len(digests), width), np.nan, np.float32)
+            if view < n_features
+            else np.zeros((len(digests), WIDTH), np.uint8)
+            for view in views
+        }
+        self._n_features = n_features
         self._seen: dict[str, Seen] = {}
         self.total = len(self._rows)
         self.known = 0
         self.computed = 0
 
-    def missing(self, paths: Sequence[Path], stores: Sequence[FeatureStore], *, repair: bool) -> list[Job]:
+    def missing(self, paths: Sequence[Path], stores: Mapping[int, FeatureStore], *, repair: bool) -> list[Job]:
         wanted: dict[str, list[int]] = {digest: [] for digest in self._rows}
-        for view, store in enumerate(stores):
+        for view, store in stores.items():
             kept = store.get(list(self._rows))
             for digest in self._rows:
                 if digest in kept and (repair or not kept[digest].repaired):
@@ -257,8 +332,8 @@ class _Gathered:
         digest = seen.job.digest
         self._seen[digest] = Seen(seen.job, reason=seen.reason, notes=seen.notes, repaired=seen.repaired)
         if seen.reason:  # also what an earlier run stored of it does not count
-            for features in self._features:
-                features[self._rows[digest]] = np.nan
+            for view, values in self._views.items():
+                values[self._rows[digest]] = np.nan if view < self._n_features else 0
         self.computed += len(seen.vectors)
         kept = [
             (v, digest, Kept(x, seen.notes, seen.repaired)) for v, x in zip(seen.job.wanted, seen.vectors, strict=False)
@@ -268,7 +343,7 @@ class _Gathered:
         return kept
 
     def _place(self, digest: str, view: int, kept: Kept) -> None:
-        self._features[view][self._rows[digest]] = kept.vector
+        self._views[view][self._rows[digest]] = kept.vector
         row = self._rows[digest][0]
         self._seen.setdefault(digest, Seen(Job(row, Path(), digest), notes=kept.notes, repaired=kept.repaired))
 
@@ -278,11 +353,12 @@ class _Gathered:
             found = self._seen[digest]
             job = Job(row, paths[row], digest)
             seen.append(Seen(job, reason=found.reason, notes=found.notes, repaired=found.repaired))
-        return Extracted(self._features, tuple(seen), self.computed)
+        features = tuple(values for view, values in self._views.items() if view < self._n_features)
+        return Extracted(features, tuple(seen), self.computed, self._views.get(self._n_features))
 
 
 def _collect(
-    seen: Iterator[Seen], gathered: _Gathered, stores: Sequence[FeatureStore], progress: Progress | None
+    seen: Iterator[Seen], gathered: _Gathered, stores: Mapping[int, FeatureStore], progress: Progress | None
 ) -> None:
     """Moves answers into the arrays and, batch by batch, into the stores; an interrupt stores what is done first."""
     pending: list[tuple[int, str, Kept]] = []
@@ -301,8 +377,8 @@ def _collect(
         _flush(pending, stores)
 
 
-def _flush(pending: list[tuple[int, str, Kept]], stores: Sequence[FeatureStore]) -> None:
-    for view, store in enumerate(stores):
+def _flush(pending: list[tuple[int, str, Kept]], stores: Mapping[int, FeatureStore]) -> None:
+    for view, store in stores.items():
         rows = [(digest, kept) for v, digest, kept in pending if v == view]
         if rows:
             store.put(rows)

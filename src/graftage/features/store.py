@@ -31,12 +31,12 @@ class Kept:
     """One picture's stored features.
 
     Attributes:
-        vector: float32 (D,).
+        vector: float32 (D,), or of the store's own type.
         notes: what decoding did to the picture ("rotated by EXIF (6)"), for the ledger.
         repaired: whether the picture was damaged and decoded as far as it went.
     """
 
-    vector: NDArray[np.float32]
+    vector: NDArray[Any]
     notes: str = ""
     repaired: bool = False
 
@@ -47,15 +47,17 @@ class FeatureStore:
     Args:
         key: names the file; features under different keys never meet.
         width: D; a stored vector of another length is ignored.
+        dtype: of the vectors' elements.
         folder: where the file lies; default: the cache folder.
 
     Raises:
         StoreError: the file cannot be opened or written (a full disk, no permission).
     """
 
-    def __init__(self, key: str, *, width: int, folder: Path | None = None) -> None:
+    def __init__(self, key: str, *, width: int, dtype: type[Any] = np.float32, folder: Path | None = None) -> None:
         self.path = ready(folder or cache_root() / "features") / f"{key}.sqlite"
         self._width = width
+        self._dtype = np.dtype(dtype)
         self._connection = _opened(self.path)
 
     def __enter__(self) -> "FeatureStore":
@@ -83,13 +85,15 @@ class FeatureStore:
             marks = ",".join("?" * len(asked))
             question = f"SELECT digest, vector, notes, repaired FROM features WHERE digest IN ({marks})"
             for digest, blob, notes, repaired in self._run(question, asked):
-                if len(blob) == 4 * self._width:
-                    found[digest] = Kept(np.frombuffer(blob, dtype="<f4").astype(np.float32), notes, bool(repaired))
+                if len(blob) == self._dtype.itemsize * self._width:
+                    vector = np.frombuffer(blob, dtype=self._dtype.newbyteorder("<")).astype(self._dtype)
+                    found[digest] = Kept(vector, notes, bool(repaired))
         return found
 
     def put(self, rows: Iterable[tuple[str, Kept]]) -> None:
         """Stores all of `rows` or, if interrupted, none of them."""
-        values = [(digest, kept.vector.astype("<f4").tobytes(), kept.notes, kept.repaired) for digest, kept in rows]
+        little = self._dtype.newbyteorder("<")
+        values = [(digest, kept.vector.astype(little).tobytes(), kept.notes, kept.repaired) for digest, kept in rows]
         try:
             with self._connection:
                 self._connection.executemany("INSERT OR REPLACE INTO features VALUES (?, ?, ?, ?)", values)

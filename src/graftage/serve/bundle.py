@@ -43,7 +43,8 @@ from graftage.serve.tensorfile import (
 #   3. give the old fields their new form in _check_info right after _check_format, so that one reader serves all;
 #   4. leave the refusal of newer formats as it is: an old graftage must not guess at a new file.
 # Format 2 added the backbone's `output`, the head's hidden layer and its transform "plain".
-# Format 3 added `decisions`: prediction sets, abstention, and the detector of pictures unlike those trained on.
+# Format 3 added `decisions` (prediction sets, abstention, and the detector of pictures unlike those trained on) and the
+# tensors `pictures.NAME`, by which training pictures are known again.
 FORMAT = 3
 
 MAX_CLASSES = 100_000
@@ -68,6 +69,8 @@ class Bundle:
         versions: package name to version.
         created: time of training, or "" so that the same command gives the same bytes.
         decisions: what it promises beyond probabilities.
+        pictures: by what the training pictures are known again: "pixels" uint8 (m, 8), the beginnings of their pixels'
+            digests, and, where there are not too many, "thumbnails" uint8 (m, 32, 32), grey. Either may be missing.
     """
 
     classes: tuple[str, ...]
@@ -82,6 +85,7 @@ class Bundle:
     versions: Mapping[str, str]
     created: str = ""
     decisions: Decisions = field(default_factory=Decisions)
+    pictures: Mapping[str, Array] = field(default_factory=dict)
 
 
 # Exactly these fields, exactly these types: the JSON part of format 3.
@@ -167,6 +171,7 @@ def describe(path: Path) -> dict[str, Any]:
 
 def _named(bundle: Bundle) -> dict[str, Array]:
     tensors: dict[str, Array] = {f"backbone.{name}": tensor for name, tensor in bundle.weights.items()}
+    tensors |= {f"pictures.{name}": tensor for name, tensor in bundle.pictures.items()}
     tensors |= {f"head.{name}": tensor for name, tensor in bundle.head.to_tensors().items()}
     return tensors | {f"unlike.{name}": tensor for name, tensor in bundle.decisions.to_tensors().items()}
 
@@ -265,28 +270,40 @@ def _preprocess(record: Json) -> Preprocess:
 
 def _assemble(header: Header, tensors: Mapping[str, Array]) -> Bundle:
     info = header.text
-    weights, head_tensors, unlike = _parted(tensors)
+    parts = _parted(tensors)
     bundle = Bundle(
         classes=tuple(info["classes"]),
         preprocess=_preprocess(info["preprocess"]),
         backbone=_backbone(info["backbone"]),
-        weights=weights,
-        head=_head(info["head"], head_tensors),
+        weights=parts["backbone"],
+        head=_head(info["head"], parts["head"]),
+        pictures=_pictures(parts["pictures"]),
         **{name: info[name] for name in ("temperature", "scores", "data", "settings", "versions", "created")},
-        decisions=_decisions(info["decisions"], unlike),
+        decisions=_decisions(info["decisions"], parts["unlike"]),
     )
     _check_fit(bundle)
     return bundle
 
 
-def _parted(tensors: Mapping[str, Array]) -> tuple[dict[str, Array], dict[str, Array], dict[str, Array]]:
-    parts: dict[str, dict[str, Array]] = {"backbone": {}, "head": {}, "unlike": {}}
+def _parted(tensors: Mapping[str, Array]) -> dict[str, dict[str, Array]]:
+    """The tensors by what they belong to."""
+    parts: dict[str, dict[str, Array]] = {"backbone": {}, "head": {}, "unlike": {}, "pictures": {}}
     for name, tensor in tensors.items():
         owner, _, rest = name.partition(".")
         if owner not in parts or not rest:
             raise newer(f"it has the unknown tensor {name[:80]!a}")
         parts[owner][rest] = tensor
-    return parts["backbone"], parts["head"], parts["unlike"]
+    return parts
+
+
+def _pictures(tensors: dict[str, Array]) -> dict[str, Array]:
+    shapes = {"pixels": (8,), "thumbnails": (32, 32)}
+    for name, tensor in tensors.items():
+        if name not in shapes:
+            raise newer(f"it has the unknown tensor {f'pictures.{name}'[:80]!a}")
+        if tensor.dtype != np.uint8 or tensor.shape[1:] != shapes[name] or tensor.ndim != len(shapes[name]) + 1:
+            raise Damaged(f"tensor 'pictures.{name}' is {tensor.dtype} {tensor.shape}, not what it should be")
+    return tensors
 
 
 def _head(record: Json, tensors: Mapping[str, Array]) -> Head:

@@ -1,0 +1,49 @@
+"""What a picture looks like, whatever the network: a digest of its pixels and a small grey thumbnail.
+
+Both are made of the picture as it is decoded for the network, upright and in sRGB. A large JPEG is decoded at a smaller
+scale, so equal digests mean: equal in size and in every pixel that the network could see.
+"""
+
+import hashlib
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from graftage.data.decode import DECODER, Picture
+from graftage.data.likeness import SIDE
+from graftage.features.preprocess import Preprocess
+
+_DIGEST = 32  # bytes of a SHA-256
+WIDTH = _DIGEST + SIDE * SIDE  # bytes of a look
+
+Bytes = NDArray[np.uint8]
+
+
+def look_key(preprocess: Preprocess) -> str:
+    """Name under which looks are kept: it changes with the scale of decoding, not with the network."""
+    return f"looks1-{SIDE}-{preprocess.cover}-{DECODER}"
+
+
+def look_of(picture: Picture) -> Bytes:
+    """The look of a picture, uint8 (WIDTH,): the digest of its pixels, then its thumbnail."""
+    digest = hashlib.sha256(f"{picture.width}x{picture.height} {picture.pixels.shape}".encode())
+    digest.update(np.ascontiguousarray(picture.pixels).tobytes())
+    return np.concatenate([np.frombuffer(digest.digest(), np.uint8), _thumbnail(picture.pixels).reshape(-1)])
+
+
+def digests_of(looks: Bytes) -> list[str]:
+    """SHA-256 of the pixels, hex, of each look (n, WIDTH)."""
+    return [row[:_DIGEST].tobytes().hex() for row in looks]
+
+
+def thumbnails_of(looks: Bytes) -> Bytes:
+    """Grey thumbnails uint8 (n, SIDE, SIDE) of looks (n, WIDTH): the whole picture, its shape given up."""
+    return looks[:, _DIGEST:].reshape(len(looks), SIDE, SIDE)
+
+
+def _thumbnail(pixels: Bytes) -> Bytes:
+    grey = pixels.strides[2] == 0
+    image = Image.fromarray(np.ascontiguousarray(pixels[:, :, 0]) if grey else np.ascontiguousarray(pixels))
+    image = image if image.mode == "L" else image.convert("L")  # ITU-R 601 luma
+    return np.asarray(image.resize((SIDE, SIDE), Image.Resampling.BICUBIC, reducing_gap=2.0))
