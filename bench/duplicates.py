@@ -23,7 +23,7 @@ from graftage.data.twins import find_twins
 from graftage.features.backbone import find
 from graftage.features.engine import Forward, open_forward
 from graftage.features.extract import extract
-from graftage.features.looks import digests_of, thumbnails_of
+from graftage.features.looks import colours_of, digests_of, thumbnails_of
 from graftage.features.preprocess import Preprocess
 from pictures import solar_cells
 from splits import SOLAR, name_of, own_split
@@ -72,7 +72,8 @@ def measure(data: str, forward: Forward, preprocess: Preprocess, args: argparse.
     labels = np.unique([label for label, _ in rows], return_inverse=True)[1].astype(np.int64)
     started = time.perf_counter()
     exact = exact_groups(digests_of(found.looks))
-    twins = find_twins(thumbnails_of(found.looks), exact, X=found.features[0], y=labels[origin])
+    colours = colours_of(found.looks)
+    twins = find_twins(thumbnails_of(found.looks), exact, X=found.features[0], y=labels[origin], colours=colours)
     seconds = time.perf_counter() - started
     groups = twins.groups
     grouped = (groups[len(rows) :] == groups[origin[len(rows) :]]).reshape(-1, len(KINDS))

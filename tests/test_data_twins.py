@@ -13,7 +13,7 @@ from PIL import Image
 from graftage.data.decode import decode
 from graftage.data.likeness import likeness, shrunk
 from graftage.data.twins import COPY, find_known, find_twins, level_known, signature, threshold
-from graftage.features.looks import digests_of, look_of, thumbnails_of
+from graftage.features.looks import colours_of, digests_of, look_of, thumbnails_of
 
 Bytes = NDArray[np.uint8]
 N = 50
@@ -136,6 +136,14 @@ def test_blank_pictures_are_the_same_if_their_shade_is() -> None:
     shades = np.stack([np.full((64, 64), shade, np.uint8) for shade in (255, 255, 254, 128, 0)])
     groups = find_twins(shades, alone(5)).groups
     assert groups.tolist() == [0, 0, 0, 1, 2]
+
+
+def test_what_is_the_same_in_grey_but_of_another_colour_is_no_copy() -> None:
+    images = [Image.new("RGB", (40, 40), colour) for colour in ("red", "green", "red")]  # 76, 75 and 76 in grey
+    files = [encoded(images[0]), encoded(images[1]), encoded(images[2], "JPEG", quality=95)]
+    rows = looks(files)
+    found = find_twins(thumbnails_of(rows), alone(3), colours=colours_of(rows))
+    assert found.groups.tolist() == [0, 1, 0]
 
 
 @pytest.mark.parametrize("n", [0, 1, 2])

@@ -20,7 +20,7 @@ from graftage.data.twins import find_known, find_twins, signature
 from graftage.errors import DataError, OptionError
 from graftage.features.engine import cores
 from graftage.features.extract import extract_looks
-from graftage.features.looks import digests_of, thumbnails_of
+from graftage.features.looks import colours_of, digests_of, thumbnails_of
 from graftage.measure.decide import Answers
 from graftage.measure.unlike import FALSE_ALARM
 from graftage.progress import Journal
@@ -189,7 +189,7 @@ def _copies(
         place, looks = [rows[i] for i in good], found.looks[good]
         pixels, thumbnails = digests_of(looks), thumbnails_of(looks)
         changed = {i: replace(catalog.entries[i], pixels=p) for i, p in zip(place, pixels, strict=True)}
-        twins = find_twins(thumbnails, exact_groups([outcome.short(p) for p in pixels]))
+        twins = find_twins(thumbnails, exact_groups([outcome.short(p) for p in pixels]), colours=colours_of(looks))
         groups = zip(place, twins.groups, strict=True)
         catalog = catalog.with_entries({i: replace(changed[i], group=int(group)) for i, group in groups})
         return catalog, _known_copies(place, pixels, thumbnails, learners)

@@ -31,6 +31,7 @@ TAU: Final = 0.95, 0.9999  # least cosine of near pictures, and the quantile of 
 _COARSE: Final = 16  # pixels a side of what candidates are sought by
 _CLASHING: Final = 0.002  # share of the candidates of two classes that may be copies with a wrong label
 _CLASHES: Final = 200  # such candidates from which on they say how like different pictures are
+_HUE: Final = 16  # levels by which the mean of a channel, less that of all three, may differ between copies
 _SHADES: Final = 2.0  # standard deviation, in grey levels, of a picture with nothing in it
 _NEAREST: Final = 3  # neighbours that are always candidates, in each way of looking
 _MOST: Final = 12  # neighbours that are candidates if they are nearer than τ
@@ -83,7 +84,9 @@ class Twins:
     tried: int
 
 
-def find_twins(thumbnails: Bytes, exact: Ints, *, X: Floats | None = None, y: Ints | None = None) -> Twins:
+def find_twins(
+    thumbnails: Bytes, exact: Ints, *, X: Floats | None = None, y: Ints | None = None, colours: Bytes | None = None
+) -> Twins:
     """Finds copies among n pictures.
 
     Args:
@@ -91,6 +94,7 @@ def find_twins(thumbnails: Bytes, exact: Ints, *, X: Floats | None = None, y: In
         exact: int64 (n,) pictures that are equal in every pixel are one group.
         X: float32 (n, D) features, or None to go by thumbnails alone.
         y: int64 (n,) labels, by which τ is found; None takes all pairs for pairs of different classes.
+        colours: uint8 (n, 3) mean colours sRGB, to tell pictures apart that are the same in grey.
     """
     _, first, group = np.unique(exact, return_index=True, return_inverse=True)
     labels = np.full(len(first), -1) if y is None else y[first]
@@ -107,6 +111,8 @@ def find_twins(thumbnails: Bytes, exact: Ints, *, X: Floats | None = None, y: In
     _, kept = np.unique(np.stack([one, other, flip.astype(np.int64)]), axis=1, return_index=True)
     one, other, flip = one[kept], other[kept], flip[kept]
     like = compared(thumbnails[first], one, thumbnails[first], other, flip, common_detail(thumbnails[first]))
+    if colours is not None:
+        like[_of_other_colour(colours[first[one]], colours[first[other]])] = 0
     level, joined = _settled(len(first), one, other, like, _least(like, labels[one], labels[other]))
     confirmed = tuple(
         Pair(int(a), int(b), float(s), bool(m))
@@ -284,6 +290,12 @@ def _top(A: Floats, B: Floats, *, k: int, bar: float, own: bool) -> tuple[Ints, 
 
 def _ordered(i: Ints, j: Ints, flip: NDArray[np.bool_]) -> Candidates:
     return np.minimum(i, j), np.maximum(i, j), flip
+
+
+def _of_other_colour(A: Bytes, B: Bytes) -> NDArray[np.bool_]:
+    """Where mean colours (P, 3) differ in hue: whatever the light, a red picture is no copy of a green one."""
+    a, b = (c.astype(np.float64) - c.mean(axis=1, keepdims=True) for c in (A, B))
+    return np.asarray(np.abs(a - b).max(axis=1, initial=0) > _HUE)
 
 
 def _least(like: Floats, y: Ints, z: Ints) -> float:

@@ -1,6 +1,6 @@
-"""What a picture looks like, whatever the network: a digest of its pixels and a small grey thumbnail.
+"""What a picture looks like, whatever the network: a digest of its pixels, its mean colour, a small grey thumbnail.
 
-Both are made of the picture as it is decoded for the network, upright and in sRGB. A large JPEG is decoded at a smaller
+All are made of the picture as it is decoded for the network, upright and in sRGB. A large JPEG is decoded at a smaller
 scale, so equal digests mean: equal in size and in every pixel that the network could see.
 """
 
@@ -15,21 +15,23 @@ from graftage.data.likeness import SIDE
 from graftage.features.preprocess import Preprocess
 
 _DIGEST = 32  # bytes of a SHA-256
-WIDTH = _DIGEST + SIDE * SIDE  # bytes of a look
+_BEFORE = _DIGEST + 3  # bytes before the thumbnail: digest and colour
+WIDTH = _BEFORE + SIDE * SIDE  # bytes of a look
 
 Bytes = NDArray[np.uint8]
 
 
 def look_key(preprocess: Preprocess) -> str:
     """Name under which looks are kept: it changes with the scale of decoding, not with the network."""
-    return f"looks1-{SIDE}-{preprocess.cover}-{DECODER}"
+    return f"looks2-{SIDE}-{preprocess.cover}-{DECODER}"
 
 
 def look_of(picture: Picture) -> Bytes:
-    """The look of a picture, uint8 (WIDTH,): the digest of its pixels, then its thumbnail."""
+    """The look of a picture, uint8 (WIDTH,): the digest of its pixels, its colour, its thumbnail."""
     digest = hashlib.sha256(f"{picture.width}x{picture.height} {picture.pixels.shape}".encode())
     digest.update(np.ascontiguousarray(picture.pixels).tobytes())
-    return np.concatenate([np.frombuffer(digest.digest(), np.uint8), _thumbnail(picture.pixels).reshape(-1)])
+    colour = picture.pixels.mean(axis=(0, 1)).round().astype(np.uint8)
+    return np.concatenate([np.frombuffer(digest.digest(), np.uint8), colour, _thumbnail(picture.pixels).reshape(-1)])
 
 
 def digests_of(looks: Bytes) -> list[str]:
@@ -37,9 +39,14 @@ def digests_of(looks: Bytes) -> list[str]:
     return [row[:_DIGEST].tobytes().hex() for row in looks]
 
 
+def colours_of(looks: Bytes) -> Bytes:
+    """Mean colours sRGB uint8 (n, 3) of looks (n, WIDTH)."""
+    return looks[:, _DIGEST:_BEFORE]
+
+
 def thumbnails_of(looks: Bytes) -> Bytes:
     """Grey thumbnails uint8 (n, SIDE, SIDE) of looks (n, WIDTH): the whole picture, its shape given up."""
-    return looks[:, _DIGEST:].reshape(len(looks), SIDE, SIDE)
+    return looks[:, _BEFORE:].reshape(len(looks), SIDE, SIDE)
 
 
 def _thumbnail(pixels: Bytes) -> Bytes:
