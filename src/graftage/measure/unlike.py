@@ -353,7 +353,7 @@ def _above(reference: Singles, values: Singles) -> Floats:
 def _joint(reference: Singles, scores: Singles) -> Singles:
     """Fisher's sum of surprises: scores (n, s), reference (s, m) sorted → (n,), higher is odder."""
     parts = [_surprise(row, column) for row, column in zip(reference, scores.T, strict=True)]
-    return np.sum(parts, axis=0).astype(np.float32)
+    return np.asarray(np.sum(parts, axis=0), dtype=np.float32)
 
 
 def _surprise(reference: Singles, values: Singles) -> Floats:
