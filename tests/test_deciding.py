@@ -72,7 +72,7 @@ def test_the_summary_and_the_page_tell_of_them(run: tuple[Path, photos.Said]) ->
 
 
 def test_pictures_of_another_kind_have_the_lowest_p_values(run: tuple[Path, photos.Said], tmp_path: Path) -> None:
-    """Of 120 pictures one is as odd as noise, so that a flag at 1 % is out of reach; the second lowest p-value is not."""
+    """Of 120 pictures one is odder than noise, so that a flag at 1 % is out of reach; the second place is not."""
     rng = np.random.default_rng(0)
     noise = [Image.fromarray(rng.integers(0, 256, (110, 110, 3), dtype=np.uint8)) for _ in range(5)]
     kin = save(tmp_path / "kin", photos.crops("flower.jpg", 20, seed=9))
