@@ -7,6 +7,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from graftage.checking import Checked
+    from graftage.cleaning import Cleaned
     from graftage.errors import (
         BackboneError,
         BundleError,
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
     )
     from graftage.measure.interval import Estimate
     from graftage.measure.scores import Scores
-    from graftage.pipeline import Run, compare, evaluate, train
+    from graftage.pipeline import Run, check, clean, compare, evaluate, train
     from graftage.serve.predict import Prediction, Predictor, load
     from graftage.settings import Settings
     from graftage.sklearn import GraftClassifier
@@ -29,6 +31,8 @@ __version__ = "0.1.0"
 _HOME = {
     "BackboneError": "graftage.errors",
     "BundleError": "graftage.errors",
+    "Checked": "graftage.checking",
+    "Cleaned": "graftage.cleaning",
     "Compared": "graftage.versus",
     "DataError": "graftage.errors",
     "Estimate": "graftage.measure.interval",
@@ -42,6 +46,8 @@ _HOME = {
     "Scores": "graftage.measure.scores",
     "Settings": "graftage.settings",
     "StoreError": "graftage.errors",
+    "check": "graftage.pipeline",
+    "clean": "graftage.pipeline",
     "compare": "graftage.pipeline",
     "evaluate": "graftage.pipeline",
     "load": "graftage.serve.predict",
@@ -51,6 +57,8 @@ _HOME = {
 __all__ = [
     "BackboneError",
     "BundleError",
+    "Checked",
+    "Cleaned",
     "Compared",
     "DataError",
     "Estimate",
@@ -65,6 +73,8 @@ __all__ = [
     "Settings",
     "StoreError",
     "__version__",
+    "check",
+    "clean",
     "compare",
     "evaluate",
     "load",
