@@ -155,7 +155,7 @@ def _plan(root: Path, rows: Sequence[_Row], journals: Sequence[Journal]) -> tupl
     made = _made(root, journals)
     faults: list[str] = []
     moves: dict[str, tuple[Move, int]] = {}
-    taken: dict[str, int] = {}
+    taken: dict[str, str] = {}  # target → the file that goes there
     already = 0
     names = _names(sources)
     for row in rows:
@@ -170,7 +170,7 @@ def _plan(root: Path, rows: Sequence[_Row], journals: Sequence[Journal]) -> tupl
             continue
         before = moves.get(move.source)
         if before is None:
-            moves[move.source], taken[move.target] = (move, row.line), row.line
+            moves[move.source], taken[move.target] = (move, row.line), move.source
         elif before[0] != move:
             faults.append(f"line {row.line}: {row.path} is to go elsewhere by line {before[1]}; leave one of the two")
     faults += _other_disk(root, [move for move, _ in moves.values()])
@@ -218,7 +218,7 @@ def _source(root: Path, row: _Row, names: Mapping[str, list[str]], made: Mapping
     return known[0]
 
 
-def _move(root: Path, sources: Sources, source: str, row: _Row, taken: Mapping[str, int]) -> Move:
+def _move(root: Path, sources: Sources, source: str, row: _Row, taken: Mapping[str, str]) -> Move:
     parts = PurePosixPath(source).parts
     for depth in range(1, len(parts) + 1):
         if root.joinpath(*parts[:depth]).is_symlink():
@@ -227,14 +227,14 @@ def _move(root: Path, sources: Sources, source: str, row: _Row, taken: Mapping[s
         raise DataError(f"{source!r} is no ordinary file")
     if row.action == "move":
         target = f"{aside_of(root).name}/{source}"
-        if os.path.lexists(root.parent / target) or target in taken:
+        if os.path.lexists(root.parent / target):
             raise DataError(f"{target} exists already; move it away")
         _require_folders(root.parent, target)
         return Move(f"{root.name}/{source}", target)
     return _relabel(root, sources, parts, row, taken)
 
 
-def _relabel(root: Path, sources: Sources, parts: Sequence[str], row: _Row, taken: Mapping[str, int]) -> Move:
+def _relabel(root: Path, sources: Sources, parts: Sequence[str], row: _Row, taken: Mapping[str, str]) -> Move:
     place = 1 if sources.layout == "splits" else 0
     if len(parts) < place + 2 or (place and parts[0].lower() not in SPLIT_NAMES):
         raise DataError(f"{row.path!r} lies in no class folder, so it has no class to change")
@@ -248,10 +248,14 @@ def _relabel(root: Path, sources: Sources, parts: Sequence[str], row: _Row, take
     head, rest = [*parts[:place], row.label], list(parts[place + 1 :])
     target = "/".join([root.name, *head, *rest])
     own = f"{root.name}/{'/'.join(parts)}"
-    if (os.path.lexists(root.parent / target) or target in taken) and taken.get(target) != row.line:
+
+    def free(name: str) -> bool:
+        return not os.path.lexists(root.parent / name) and taken.get(name, own) == own
+
+    if not free(target):
         rest[-1] = f"{parts[place]}-{rest[-1]}"  # 1.jpg of cat and 1.jpg of dog: the old class goes in front
         second = "/".join([root.name, *head, *rest])
-        if os.path.lexists(root.parent / second) or second in taken:
+        if not free(second):
             raise DataError(f"{target} and {second} exist already; rename {row.path!r} first and check again")
         target = second
     _require_folders(root.parent, target)
