@@ -13,11 +13,14 @@ import time
 from pathlib import Path
 
 from pictures import class_folders
+from saved import machine
 
 N = 4000
+GOAL = 20  # seconds
 
 
 def main() -> None:
+    print(machine("graftage", "numpy", "openvino"))
     with tempfile.TemporaryDirectory() as work:
         given = len(sys.argv) > 1
         photos = Path(sys.argv[1]) if given else class_folders(Path(work) / "cells", N)
@@ -31,6 +34,7 @@ def main() -> None:
             print(f"{turn}: {seconds:.1f} s in all on {len(os.sched_getaffinity(0))} cores; page {page / 1e6:.2f} MB")
         print(done.stderr.rstrip())
         print(done.stdout.rstrip())
+        print(f"{'pass' if seconds < GOAL else 'FAIL'}  {seconds:.1f} s with features cached, goal {GOAL} s")
 
 
 if __name__ == "__main__":
