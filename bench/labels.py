@@ -71,7 +71,7 @@ def sheet(found: Suspects, y: np.ndarray, classes: list[str], paths: list[Path],
         pen.text(
             (x, top + TILE - 4), f"{place} {classes[y[i]][:14]}\n > {classes[found.suggested[i]][:14]}", fill="black"
         )
-    page.save(target, quality=85)
+    page.save(target)
 
 
 def main() -> None:
@@ -112,7 +112,7 @@ def measure(name: str, seeds: list[int], rates: list[int], folder: Path | None) 
                 flush=True,
             )
             if rate == 0 and seed == seeds[0] and folder:
-                sheet(each, y, classes.tolist(), paths, folder / f"{Path(name).name}.jpg")
+                sheet(each, y, classes.tolist(), paths, folder / f"{Path(name).name}.png")
         if rate:
             verdicts(Path(name).name, rate, top, found)
 

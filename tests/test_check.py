@@ -14,11 +14,12 @@ from PIL import Image, ImageFilter
 
 import graftage as gr
 import photos
+from graftage import checkstory
 from graftage.checkstory import _shares
 from graftage.data.catalog import Catalog, Entry
 from graftage.data.findings import FINDING_COLUMNS, KINDS, Finding, structural, worst_first
 from graftage.errors import DataError, OptionError
-from graftage.report.check import CheckPage, Group, render
+from graftage.report.check import SHOWN, Card, CheckPage, Group, render
 from photos import graftage, read_json, table
 
 
@@ -251,6 +252,15 @@ def test_what_users_wrote_is_escaped() -> None:
     )
     assert "<script>alert" not in page
     assert "3 more in problems.csv" in page
+
+
+def test_a_full_page_stays_under_five_megabytes() -> None:
+    image = "data:image/jpeg;base64," + "A" * (checkstory._THUMBNAIL_BYTES // checkstory._THUMBNAILS)
+    name = "train/some class/" + "x" * 60 + ".jpg"
+    cards = [Card("warning", name, "", "some class", "other class", "e" * 70, (image,))] * checkstory._THUMBNAILS
+    cards += [Card("warning", name, "", "some class", "other class", "e" * 70, ("",))] * (SHOWN - len(cards))
+    group = Group("likely wrong label", "m", "warning", 3000, tuple(cards))
+    assert len(render(CheckPage("t", "v", (), {}, (group,), (), "", (), "h")).encode()) < 5_000_000
 
 
 # ---------------------------------------------------------------- the page in a browser

@@ -273,13 +273,11 @@ def _require_folders(base: Path, target: str) -> None:
 
 def _other_disk(root: Path, moves: Sequence[Move]) -> Iterator[str]:
     """A rename cannot leave its disk, and copying could be interrupted half-way."""
-    here = root.parent.stat().st_dev
     for move in moves:
         place = root.parent / move.target
         while not place.exists():
             place = place.parent
-        disks = {here if move.label == "" else place.stat().st_dev, (root.parent / move.source).stat().st_dev}
-        if len(disks) > 1:
+        if place.stat().st_dev != (root.parent / move.source).stat().st_dev:
             yield f"{move.source} and {move.target} lie on different disks, between which files are not moved"
 
 

@@ -34,12 +34,16 @@ class Journal:
     moves: list[Move] = field(default_factory=list)
     done: bool = False
     undone: bool = False
+    torn: int = 0  # bytes of a last line that a kill cut off
 
     def add(self, **record: str) -> None:
         """Writes one line and waits until it is on disk."""
         fresh = not self.path.exists()
         line = json.dumps(record, ensure_ascii=True) + "\n"
         with self.path.open("a", encoding="ascii") as file:
+            if self.torn:
+                file.truncate(self.path.stat().st_size - self.torn)
+                self.torn = 0
             file.write(line)
             file.flush()
             os.fsync(file.fileno())
@@ -117,17 +121,11 @@ def journals_of(root: Path) -> list[Journal]:
             lines = path.read_text(encoding="ascii").split("\n")
         except (OSError, UnicodeDecodeError) as error:
             raise StoreError(f"{path}: the journal of an earlier clean cannot be read ({error})") from error
-        if lines[-1]:
-            _cut(path, lines[-1])
+        journal.torn = len(lines[-1])
         for line in lines[:-1]:
             _take(journal, line)
         found.append(journal)
     return found
-
-
-def _cut(path: Path, rest: str) -> None:
-    with path.open("rb+") as file:
-        file.truncate(path.stat().st_size - len(rest))
 
 
 def _take(journal: Journal, line: str) -> None:
