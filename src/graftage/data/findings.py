@@ -38,7 +38,7 @@ KINDS: Final = {
     "too dark": "Even its brightest parts are dark, and unusually so for this set.",
     "too bright": "Even its darkest parts are bright, and unusually so for this set.",
     "low information": "There is hardly anything to see, and less than is usual for this set.",
-    "blurred": "It has hardly any edges, and fewer than is usual for this set.",
+    "blurred": "It has hardly any edges, and fewer than is usual for this set: blurred, or very plain.",
     "odd shape": "It is unusually long or wide.",
     "odd size": "It is far larger or smaller than the rest.",
     "duplicates": "The very same file again, with the same label. They are kept together when measuring.",

@@ -160,7 +160,14 @@ def oddities(looks: Sequence[Look]) -> tuple[Oddity, ...]:
         *_past("too dark", high, high < DARK, -1, "99 % of it is darker than {:.2f}"),
         *_past("too bright", low, low > BRIGHT, 1, "95 % of it is brighter than {:.2f}"),
         *_past("low information", entropy, entropy < EMPTY, -1, "{:.1f} bits of entropy"),
-        *_past("blurred", edges, (edges < BLURRED) & (contrast < FLAT), -1, "sharpness {:.2f}"),
+        *_past(
+            "blurred",
+            edges,
+            (edges < BLURRED) & (contrast < FLAT),
+            -1,
+            "sharpness {:.2f}",
+            scale=np.log1p(_column(looks, "edges")),
+        ),
         *_past("odd shape", shape, shape < ODD_SHAPE, -1, "short side to long side {:.2f}"),
         *_sizes(np.sqrt(width * height), looks),
     ]
@@ -178,8 +185,11 @@ def robust_z(values: Floats) -> Floats:
     return np.asarray((values - middle) / max(spread, 1e-3 * max(abs(middle), 1e-3)), dtype=np.float64)
 
 
-def _past(kind: str, values: Floats, beyond: NDArray[np.bool_], sign: int, words: str) -> Iterator[Oddity]:
-    z = sign * robust_z(values) if len(values) >= _FEW else np.full(len(values), np.inf)
+def _past(
+    kind: str, values: Floats, beyond: NDArray[np.bool_], sign: int, words: str, *, scale: Floats | None = None
+) -> Iterator[Oddity]:
+    """Pictures beyond a limit and far from the set's median, in `values` or on another scale of them."""
+    z = sign * robust_z(values if scale is None else scale) if len(values) >= _FEW else np.full(len(values), np.inf)
     median = float(np.median(values))
     rows = np.flatnonzero(beyond & (z >= FAR))
     for row in rows[np.argsort(-z[rows], kind="stable")]:
