@@ -18,7 +18,18 @@ import photos
 from graftage import cli
 from photos import Said, graftage, save, table
 
-COMMANDS = ["train", "predict", "evaluate", "compare", "curve", "augment-preview", "backbones", "demo"]
+COMMANDS = [
+    "train",
+    "predict",
+    "evaluate",
+    "compare",
+    "check",
+    "clean",
+    "curve",
+    "augment-preview",
+    "backbones",
+    "demo",
+]
 QUICK = ("--folds", "3", "--fit", "crop")
 
 

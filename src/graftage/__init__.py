@@ -7,6 +7,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from graftage.checking import Checked
+    from graftage.cleaning import Cleaned
     from graftage.errors import (
         BackboneError,
         BundleError,
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
     from graftage.growth import Curved
     from graftage.measure.interval import Estimate
     from graftage.measure.scores import Scores
-    from graftage.pipeline import Run, compare, curve, evaluate, train
+    from graftage.pipeline import Run, check, clean, compare, curve, evaluate, train
     from graftage.serve.predict import Prediction, Predictor, load
     from graftage.settings import Settings
     from graftage.sklearn import GraftClassifier
@@ -30,6 +32,8 @@ __version__ = "0.1.0"
 _HOME = {
     "BackboneError": "graftage.errors",
     "BundleError": "graftage.errors",
+    "Checked": "graftage.checking",
+    "Cleaned": "graftage.cleaning",
     "Compared": "graftage.versus",
     "Curved": "graftage.growth",
     "DataError": "graftage.errors",
@@ -44,6 +48,8 @@ _HOME = {
     "Scores": "graftage.measure.scores",
     "Settings": "graftage.settings",
     "StoreError": "graftage.errors",
+    "check": "graftage.pipeline",
+    "clean": "graftage.pipeline",
     "compare": "graftage.pipeline",
     "curve": "graftage.pipeline",
     "evaluate": "graftage.pipeline",
@@ -54,6 +60,8 @@ _HOME = {
 __all__ = [
     "BackboneError",
     "BundleError",
+    "Checked",
+    "Cleaned",
     "Compared",
     "Curved",
     "DataError",
@@ -69,6 +77,8 @@ __all__ = [
     "Settings",
     "StoreError",
     "__version__",
+    "check",
+    "clean",
     "compare",
     "curve",
     "evaluate",

@@ -1,6 +1,7 @@
 """The command line: arguments become calls of the pipeline, its answers become text and an exit status.
 
-Exit status: 0 done · 1 a fault of graftage · 2 something the user can mend · 130 interrupted.
+Exit status: 0 done · 1 a fault of graftage · 2 something the user can mend · 3 `check` found something serious
+· 130 interrupted.
 """
 
 import argparse
@@ -103,6 +104,8 @@ _PREVIEWED = ("backbone", "architecture", "fit", "aa", "crop_scale", "hflip", "v
 
 # what of `_HELP` the learning curve listens to
 _CURVED = ("backbone", "architecture", "fit", "seed", "device", "precision", "workers", "repair")
+# what of `_HELP` decides what a check sees
+_CHECKED = ("backbone", "architecture", "seed", "device", "precision", "workers", "repair")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -151,16 +154,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"graftage {graftage.__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
-    for add in (
-        _add_train,
-        _add_predict,
-        _add_evaluate,
-        _add_compare,
-        _add_curve,
-        _add_augment_preview,
-        _add_backbones,
-        _add_demo,
-    ):
+    for add in (_add_train, _add_predict, _add_evaluate, _add_compare, _add_check, _add_clean, _add_curve):
+        add(commands)
+    for add in (_add_augment_preview, _add_backbones, _add_demo):
         add(commands)
     return parser
 
@@ -410,6 +406,63 @@ def _curve(arguments: argparse.Namespace) -> int:
     with _terminal() as terminal:
         found = curve(arguments.data, target=arguments.target, output=arguments.output, watcher=terminal, **given)
     _say(*found.summary)
+    return 0
+
+
+def _add_check(commands: "Commands") -> None:
+    parser = _command(
+        commands,
+        "check",
+        "what is wrong with pictures and labels, worst first",
+        text="Unreadable files, copies, conflicting and likely wrong labels, outliers, dark, bright, blurred and odd\n"
+        "pictures, missing classes, and shortcuts: clues beside the content that predict the label.\n"
+        "FOLDER receives report.html, problems.csv (for graftage clean) and check.json.\n\n"
+        "Exit status: 0 nothing serious, 3 something that makes results wrong, 2 the folder cannot be checked.",
+        end="examples:\n  graftage check photos/\n  graftage check photos/ -o checks/photos --seed 7",
+    )
+    parser.add_argument("data", metavar="PHOTOS", help="class folders, or train/val/test folders of them")
+    parser.add_argument("-o", "--output", type=Path, metavar="FOLDER", help="default: the next free name under checks/")
+    hints = get_type_hints(Settings)
+    for name in _CHECKED:
+        _add_option(parser, name, plain_type(hints[name]))
+    parser.set_defaults(run=_check)
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    from graftage.checking import free_folder
+    from graftage.pipeline import check
+
+    given = {name: getattr(arguments, name) for name in _CHECKED if getattr(arguments, name) is not None}
+    with _terminal() as terminal:
+        found = check(arguments.data, output=arguments.output or free_folder(arguments.data), watcher=terminal, **given)
+    _say(*found.summary)
+    return 3 if found.serious else 0
+
+
+def _add_clean(commands: "Commands") -> None:
+    parser = _command(
+        commands,
+        "clean",
+        "carry out what is left in a problems.csv: move aside, relabel; or take it back",
+        text="The column action of problems.csv says what happens to a picture: move takes it aside into\n"
+        "PHOTOS-aside/, relabel moves it into the class folder named under suggested label, keep or nothing leaves\n"
+        "it. Nothing is deleted. All rows are checked before anything is moved. A journal in PHOTOS-aside/ makes an\n"
+        "interrupted clean safe: give the same command again to go on, or --undo.",
+        end="examples:\n  graftage clean photos/ checks/photos/problems.csv --dry-run\n"
+        "  graftage clean photos/ checks/photos/problems.csv\n  graftage clean photos/ --undo",
+    )
+    parser.add_argument("data", type=Path, metavar="PHOTOS", help="the folder that was checked")
+    parser.add_argument("problems", type=Path, nargs="?", metavar="problems.csv", help="what graftage check left")
+    parser.add_argument("--undo", action="store_true", help="take the last clean back")
+    parser.add_argument("--dry-run", action="store_true", help="say what would be moved, and move nothing")
+    parser.set_defaults(run=_clean)
+
+
+def _clean(arguments: argparse.Namespace) -> int:
+    from graftage.pipeline import clean
+
+    done = clean(arguments.data, arguments.problems, undo=arguments.undo, dry_run=arguments.dry_run)
+    _say(*done.summary)
     return 0
 
 

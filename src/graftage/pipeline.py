@@ -14,12 +14,26 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from graftage import deciding, examine, growth, outcome, preview, steps, versus, world
+from graftage import (
+    checking,
+    checkstory,
+    cleaning,
+    deciding,
+    examine,
+    growth,
+    outcome,
+    preview,
+    steps,
+    versus,
+    world,
+)
+from graftage.checking import Checked
+from graftage.cleaning import Cleaned
 from graftage.data.catalog import require_learnable, scan
 from graftage.data.checks import problems
 from graftage.data.grouping import groups_of
 from graftage.data.sources import Source, Sources, labelled, natural_key
-from graftage.errors import DataError
+from graftage.errors import DataError, OptionError
 from graftage.features.engine import choose_device
 from graftage.growth import Curved
 from graftage.learn import defaults
@@ -212,6 +226,58 @@ def compare(
     if target is not None:
         outcome.write_json(compared.to_json(), target)
     return compared
+
+
+def check(
+    data: str | Path, *, output: str | Path | None = None, watcher: Watcher | None = None, **options: object
+) -> Checked:
+    """Everything that looks wrong with a folder of labelled pictures, worst first.
+
+    Args:
+        data: class folders, or train/val/test folders of them.
+        output: folder for report.html, problems.csv and check.json; None writes nothing.
+        watcher: told how it goes on.
+        options: fields of `Settings`: backbone, architecture, device, precision, seed, workers, repair.
+
+    Raises:
+        GraftageError: something that the user can mend.
+    """
+    settings = _settings(data, options)
+    folder = checking.folder_for(output, settings.data)
+    journal = Journal(watcher or Silent())
+    catalog = checking.look_at_files(settings, journal)
+    catalog, looks = checking.looks_of(catalog, settings, journal)
+    rows = np.array(catalog.usable, dtype=np.int64)
+    groups, copies, asked, distance = groups_of(catalog), groups_of(catalog), None, np.zeros(0)
+    if len(rows):
+        backbone, forward = steps.open_network(settings, catalog, rows, journal)
+        looked = steps.Looked(settings, backbone, forward, journal)
+        catalog, closed = looked.gate(catalog, learnable=False)
+        rows, groups, copies = closed.rows, groups_of(catalog), closed.near(len(catalog.entries))
+        asked, distance = checking.ask(catalog, rows, closed.X, looks, groups, settings.seed, journal)
+    found = checking.findings(catalog, copies, looks, asked, rows, distance)
+    return checkstory.finished(folder, settings, catalog, found, asked, journal)
+
+
+def clean(
+    data: str | Path, problems: str | Path | None = None, *, undo: bool = False, dry_run: bool = False
+) -> Cleaned:
+    """Carries out the column "action" of a problems.csv, or takes the last such clean back. Never deletes.
+
+    Args:
+        data: the folder that was checked.
+        problems: its problems.csv, with the actions that the user has left or written.
+        undo: take the last clean back instead; then without `problems`.
+        dry_run: check and tell, move nothing.
+
+    Raises:
+        GraftageError: something that the user can mend; the message says whether anything was moved.
+    """
+    if undo == (problems is not None):
+        raise OptionError("clean needs either a problems.csv to carry out, or undo, and not both")
+    if problems is None:
+        return cleaning.undo(Path(data), dry=dry_run)
+    return cleaning.clean(Path(data), Path(problems), dry=dry_run)
 
 
 def _plain(contender: Contender) -> Path | Predictor:

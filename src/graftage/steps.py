@@ -189,7 +189,7 @@ class Looked:
     forward: Forward
     journal: Journal
 
-    def gate(self, catalog: Catalog) -> tuple[Catalog, Gate]:
+    def gate(self, catalog: Catalog, *, learnable: bool = True) -> tuple[Catalog, Gate]:
         """Every usable picture looked at: the catalog with what belongs together, and what was found.
 
         Features are those under the first fit that will be tried; they are kept, so they are not computed twice.
@@ -197,7 +197,8 @@ class Looked:
         rows = np.array(catalog.usable, dtype=np.int64)
         fit = _fits(self.settings, catalog, rows)[0]
         catalog, rows, found = self._extracted(catalog, rows, [fit], looks=True)
-        require_learnable(catalog)
+        if learnable:
+            require_learnable(catalog)
         assert found.looks is not None
         good = np.setdiff1d(np.arange(len(found.looks)), found.failed)
         with self.journal.stage("look for copies and groups"):

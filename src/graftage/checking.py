@@ -1,0 +1,304 @@
+"""The steps of `graftage check`: looks at pictures, asks what was held out, and writes what a person should see."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from graftage.data.catalog import Catalog, Entry, scan
+from graftage.data.checks import Severity
+from graftage.data.decode import Limits
+from graftage.data.findings import Finding, structural, worst_first
+from graftage.data.quality import Look, look, oddities
+from graftage.data.sources import labelled, read
+from graftage.data.split import folds
+from graftage.errors import OptionError, PictureError
+from graftage.features.engine import cores
+from graftage.learn.head import transform
+from graftage.learn.search import FAMILIES, Family, Searched, logistic_pays, search
+from graftage.learn.temperature import softmax
+from graftage.measure.shortcuts import Shortcut, clues, shortcuts
+from graftage.measure.suspects import Suspects, neighbour_votes, suspects
+from graftage.progress import Journal
+from graftage.settings import Settings
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+Looks = dict[int, Look]  # by catalog index
+
+PROBLEMS = "problems.csv"
+
+_FOLDS = 5
+_MANY_WRONG = 0.1  # share of labels flagged from which scores suffer seriously; hard classes alone reach 5 %
+_FAR = 3.0  # robust standard deviations of the log-distance to the neighbours: 0 to 2.4 % of five real sets lie beyond
+_SOURCE_CLUES = ("pattern of the file name", "number in the file name")  # no network sees a name
+
+
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """What pictures held out say, of the pictures of `rows`.
+
+    Attributes:
+        rows: int64 (n,) catalog indices: usable pictures of classes that have two or more independent ones.
+        suspects: of their labels.
+        shortcuts: the best first.
+        accuracy: of the content's classifier on pictures held out, with its base: the most frequent class.
+        classes: the names that `suspects` speaks of.
+    """
+
+    rows: Ints
+    suspects: Suspects
+    shortcuts: tuple[Shortcut, ...]
+    classes: tuple[str, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Checked:
+    """What `check` found.
+
+    Attributes:
+        findings: every problem, worst first.
+        catalog: every file looked at.
+        asked: what pictures held out say of labels and shortcuts; None where no two classes could be learnt.
+        summary: a few lines for a person.
+        notes: what to keep in mind.
+        folder: where the files were written, or None.
+    """
+
+    findings: tuple[Finding, ...]
+    catalog: Catalog
+    asked: Asked | None
+    summary: tuple[str, ...]
+    notes: tuple[str, ...]
+    folder: Path | None
+
+    @property
+    def serious(self) -> bool:
+        """Whether anything found makes results wrong: the exit status is then 3."""
+        return any(finding.severity == "error" for finding in self.findings)
+
+
+def folder_for(output: str | Path | None, data: str) -> Path | None:
+    """The folder to write into. Raises OptionError where something better kept lies there, or among the pictures."""
+    if output is None:
+        return None
+    folder = Path(output)
+    if folder.resolve().is_relative_to(Path(data).resolve()):
+        raise OptionError(f"{folder} lies among the pictures of {data}; name a folder elsewhere with -o")
+    if folder.exists() and not folder.is_dir():
+        raise OptionError(f"{folder} is a file; name a folder with -o")
+    if (folder / PROBLEMS).exists():
+        raise OptionError(
+            f"{folder / PROBLEMS} is there already and may hold actions that you have written; take another -o"
+        )
+    return folder
+
+
+def free_folder(data: str) -> Path:
+    """checks/NAME, or checks/NAME-2, -3, … whichever is not taken."""
+    parent, name = Path("checks"), Path(data).resolve().name
+    taken = {path.name for path in parent.iterdir()} if parent.is_dir() else set()
+    number = 1
+    while (candidate := name if number == 1 else f"{name}-{number}") in taken:
+        number += 1
+    return parent / candidate
+
+
+def look_at_files(settings: Settings, journal: Journal) -> Catalog:
+    """Every file looked at once, learnable or not."""
+    with journal.stage("look at every file"):
+        return scan(
+            labelled(Path(settings.data)),
+            limits=limits_of(settings),
+            workers=settings.workers or cores(),
+            repair=settings.repair,
+            progress=journal.watcher.progress,
+        )
+
+
+def limits_of(settings: Settings) -> Limits:
+    """Largest file and picture that a check accepts."""
+    return Limits(max_bytes=settings.max_bytes, max_pixels=settings.max_pixels)
+
+
+def looks_of(catalog: Catalog, settings: Settings, journal: Journal) -> tuple[Catalog, Looks]:
+    """Every usable picture as a photograph, by catalog index; the catalog with those rejected that would not decode."""
+    limits = limits_of(settings)
+
+    def measure(entry: Entry) -> Look | str:
+        try:
+            return look(read(entry.path, limits=limits), limits=limits, repair=settings.repair)
+        except PictureError as error:
+            return str(error)
+
+    entries = [catalog.entries[i] for i in catalog.usable]
+    found: Looks = {}
+    with journal.stage("look at every picture"), ThreadPoolExecutor(settings.workers or cores()) as pool:
+        for done, (entry, answer) in enumerate(zip(entries, pool.map(measure, entries), strict=True), start=1):
+            if isinstance(answer, str):
+                catalog = catalog.reject(entry.index, answer)
+            else:
+                found[entry.index] = answer
+            journal.watcher.progress(done, len(entries))
+    return catalog, found
+
+
+def ask(
+    catalog: Catalog,
+    rows: Ints,
+    X: NDArray[np.float32],
+    looks: Looks,
+    groups: Ints,
+    seed: int,
+    journal: Journal,
+) -> tuple[Asked | None, Floats]:
+    """What held-out classifiers and neighbours say of the labels, and how well clues do without the content.
+
+    Args:
+        catalog: the pictures.
+        rows: (n,) catalog indices of usable pictures.
+        X: float32 (n, D) their features.
+        looks: by catalog index.
+        groups: over all entries: copies of one picture.
+        seed: of the folds.
+        journal: told how it goes on.
+
+    Returns:
+        What was found, or None where there are no two classes to tell apart; and the mean distance of every row to
+        its neighbours, (n,).
+    """
+    own = groups[rows]
+    unit = transform(X, "root")
+    with journal.stage("nearest neighbours"):
+        _, distance = neighbour_votes(unit, np.zeros(len(rows), np.int64), own, n_classes=1)
+    chosen = _learnable(catalog.labels()[rows], own)
+    names, y = np.unique(catalog.labels()[rows][chosen], return_inverse=True)
+    y, own = y.astype(np.int64), own[chosen]
+    k = min(_FOLDS, len(np.unique(own)))
+    if len(names) < 2 or k < 2:
+        journal.note("there are no two classes with two different pictures each: labels and shortcuts are not examined")
+        return None, distance
+    held = folds(y, own, k=k, repeats=1, rng=np.random.default_rng([seed, 2]))
+    with journal.stage("labels"):
+        classifiers = held_out(X[chosen], y, held, seed=seed)
+        votes, _ = neighbour_votes(unit[chosen], y, own, n_classes=len(names))
+        found = suspects(classifiers, votes, y, own, rng=np.random.default_rng([seed, 8]))
+    content = np.asarray(np.add(*classifiers).argmax(axis=1), dtype=np.int64)
+    classes = tuple(catalog.classes[label] for label in names)
+    with journal.stage("shortcuts"):
+        seen = [looks[int(i)] for i in rows[chosen]]
+        files = [catalog.entries[i].path.name for i in rows[chosen]]
+        tried = clues(seen, files, [classes[label] for label in y])
+        rng = np.random.default_rng([seed, 9])
+        compared = shortcuts(tried, y, held[0], own, content, rng=rng)
+    return Asked(rows[chosen], found, compared, classes), distance
+
+
+def held_out(X: NDArray[np.float32], y: Ints, held: Ints, *, seed: int) -> tuple[Floats, Floats]:
+    """Calibrated held-out probabilities (n, K) of two classifiers: ridge, and logistic regression.
+
+    Where logistic regression would take minutes, the gaussian kernel takes its place.
+    """
+    pays = logistic_pays(len(y), X.shape[1], int(y.max()) + 1, held)
+    second: Family = "logistic" if pays else "gaussian"
+    assert second in FAMILIES
+    found = search(X, y, held, fit="squash", families=(second,), seed=seed)
+    return _calibrated(found, "ridge"), _calibrated(found, second)
+
+
+def _calibrated(found: Searched, family: Family) -> Floats:
+    return softmax(found.logits[family] / found.trials[found.best[family]].temperature)
+
+
+def _learnable(labels: Ints, groups: Ints) -> Ints:
+    """Positions of the rows whose class has two or more independent pictures."""
+    pairs = np.unique(np.stack([labels, groups]), axis=1)[0]
+    known = [label for label in np.unique(labels) if label >= 0 and (pairs == label).sum() >= 2]
+    return np.flatnonzero(np.isin(labels, known))
+
+
+def findings(
+    catalog: Catalog, groups: Ints, looks: Looks, asked: Asked | None, rows: Ints, distance: Floats
+) -> tuple[Finding, ...]:
+    """Everything in one list, worst first."""
+    return worst_first(
+        [
+            *structural(catalog, groups),
+            *([] if asked is None else (*_label_findings(catalog, asked), *_shortcut_findings(asked))),
+            *_outliers(catalog, rows, distance),
+            *_odd(catalog, looks),
+        ]
+    )
+
+
+def _label_findings(catalog: Catalog, asked: Asked) -> Iterator[Finding]:
+    found = asked.suspects
+    listed = found.listed
+    labels = catalog.labels()[asked.rows]
+    if len(listed) > _MANY_WRONG * len(asked.rows):
+        share = (
+            f"{len(listed):,} of {len(asked.rows):,} labels look wrong ({100 * len(listed) / len(asked.rows):.1f} %)"
+        )
+        yield Finding("many wrong labels", "error", evidence=share)
+    for i in listed:
+        yield Finding(
+            "likely wrong label",
+            "warning",
+            catalog.entries[asked.rows[i]].id,
+            label=catalog.classes[labels[i]],
+            suggested=asked.classes[found.suggested[i]],
+            evidence=f"{found.agreeing[i]} of 3 signals disagree; probability of the label {found.probability[i]:.2f}",
+        )
+
+
+def _shortcut_findings(asked: Asked) -> Iterator[Finding]:
+    for each in asked.shortcuts:
+        if each.verdict:
+            close = each.share >= 0.8
+            name = each.clue in _SOURCE_CLUES
+            severity: Severity = "error" if close and not each.seen and not name else "warning" if close else "note"
+            yield Finding("shortcut", severity, evidence=f"{each.clue}: {in_words(each)}")
+
+
+def in_words(each: Shortcut) -> str:
+    """What a clue alone can do, against what."""
+    return (
+        f"alone it names {each.accuracy.percent()} of the labels, the most frequent class {100 * each.majority:.1f} %, "
+        f"the content {100 * each.content:.1f} %"
+    )
+
+
+def _outliers(catalog: Catalog, rows: Ints, distance: Floats) -> Iterator[Finding]:
+    finite = np.isfinite(distance)
+    if finite.sum() < 20:  # what is usual cannot be said of so few
+        return
+    logs = np.log(np.maximum(distance[finite], 1e-6))
+    z, known = robust_z_of_logs(logs), rows[finite]
+    median = float(np.exp(np.median(logs)))
+    for i in np.argsort(-z, kind="stable"):
+        if z[i] < _FAR:
+            return
+        entry = catalog.entries[known[i]]
+        words = f"{np.exp(logs[i]) / median:.1f} times the usual distance to its nearest neighbours"
+        label = catalog.classes[entry.label] if entry.label >= 0 else ""
+        yield Finding("unlike the rest", "note", entry.id, label=label, evidence=words)
+
+
+def robust_z_of_logs(logs: Floats) -> Floats:
+    """`robust_z` of logarithms, for which a spread below a hundredth counts as that."""
+    middle = float(np.median(logs))
+    spread = 1.4826 * float(np.median(np.abs(logs - middle)))
+    return np.asarray((logs - middle) / max(spread, 0.01))
+
+
+def _odd(catalog: Catalog, looks: Looks) -> Iterator[Finding]:
+    rows = list(looks)
+    for odd in oddities([looks[i] for i in rows]):
+        entry = catalog.entries[rows[odd.row]]
+        label = catalog.classes[entry.label] if entry.label >= 0 else ""
+        # at 64 pixels a plain garment on a plain floor has no more edges than a blurred picture
+        severity: Severity = "note" if odd.kind == "blurred" else "warning"
+        yield Finding(odd.kind, severity, entry.id, label=label, evidence=odd.evidence)
