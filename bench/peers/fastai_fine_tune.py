@@ -105,7 +105,9 @@ def main() -> None:
     classes = classes_of(args.folder)
     frozen, unfrozen = speeds(loaders(args.folder, classes, args.seed), args.weights)
     epochs = max(1, int((SLACK * args.seconds - frozen) / unfrozen))
-    print(f"frozen epoch {frozen:.0f} s, unfrozen epoch {unfrozen:.0f} s: {epochs} unfrozen", file=sys.stderr, flush=True)
+    print(
+        f"frozen epoch {frozen:.0f} s, unfrozen epoch {unfrozen:.0f} s: {epochs} unfrozen", file=sys.stderr, flush=True
+    )
 
     prepare(args.seed)
     start = time.perf_counter()

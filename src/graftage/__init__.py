@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     )
     from graftage.measure.interval import Estimate
     from graftage.measure.scores import Scores
-    from graftage.pipeline import Run, compare, evaluate, train
-    from graftage.serve.predict import Prediction, Predictor, load
+    from graftage.pipeline import Run, compare, evaluate, explain, train
+    from graftage.serve.predict import Explanation, Prediction, Predictor, load
     from graftage.settings import Settings
     from graftage.sklearn import GraftClassifier
     from graftage.versus import Compared
@@ -32,6 +32,7 @@ _HOME = {
     "Compared": "graftage.versus",
     "DataError": "graftage.errors",
     "Estimate": "graftage.measure.interval",
+    "Explanation": "graftage.serve.predict",
     "GraftClassifier": "graftage.sklearn",
     "GraftageError": "graftage.errors",
     "OptionError": "graftage.errors",
@@ -44,6 +45,7 @@ _HOME = {
     "StoreError": "graftage.errors",
     "compare": "graftage.pipeline",
     "evaluate": "graftage.pipeline",
+    "explain": "graftage.pipeline",
     "load": "graftage.serve.predict",
     "train": "graftage.pipeline",
 }
@@ -54,6 +56,7 @@ __all__ = [
     "Compared",
     "DataError",
     "Estimate",
+    "Explanation",
     "GraftClassifier",
     "GraftageError",
     "OptionError",
@@ -67,6 +70,7 @@ __all__ = [
     "__version__",
     "compare",
     "evaluate",
+    "explain",
     "load",
     "train",
 ]

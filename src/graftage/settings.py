@@ -82,6 +82,8 @@ class Settings:
         budget: time for the whole run, such as "30s", "10m" or "2h"; "" takes as long as the plan needs.
         metric: what is to be good: "accuracy", "balanced_accuracy" or "macro_f1"; the latter two balance the classes.
         resume: go on with the interrupted run of the same command.
+        remember: keep names and features in small of training pictures in the model file, to show those most like a
+            new one.
         track: loggers beside log.jsonl: "tensorboard", "wandb", "mlflow", joined by commas.
         epochs … torchcompile: hyperparameters of fine-tuning, see `learn.defaults.Recipe`; None or "" takes the default
             for the network's family and the data's size.
@@ -106,6 +108,7 @@ class Settings:
     budget: str = ""
     metric: str = "accuracy"
     resume: bool = False
+    remember: bool = True
     track: str = ""
     epochs: int | None = None
     batch_size: int | None = None

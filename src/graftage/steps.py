@@ -29,6 +29,8 @@ from graftage.measure.scores import majority, score
 from graftage.measure.selection import Trials, bbc, corrected_scores
 from graftage.progress import Journal
 from graftage.serve.bundle import Bundle
+from graftage.serve.neighbours import LIMIT as NEIGHBOURS
+from graftage.serve.neighbours import Neighbours, balanced, remember
 from graftage.settings import Settings
 from graftage.states import States, folder_of
 from graftage.story import Measured
@@ -37,6 +39,7 @@ from graftage.tuning import Adapted, Tuned
 Ints = NDArray[np.int64]
 
 _SQUARE = 1.02  # pictures no longer than this are square: padding and squashing them is the same
+_TUNED_NEIGHBOURS = 1000  # pictures that the tuned network is run on once more, to know them again
 _SAMPLE_SQUARES = 8  # of the user's own pictures, to hold a new graph against PyTorch
 
 
@@ -454,6 +457,7 @@ def make_bundle(
     scores: Mapping[str, object],
     *,
     tuned: Tuned | None = None,
+    neighbours: Neighbours | None = None,
 ) -> Bundle:
     """Everything that the model file holds."""
     backbone = looked.backbone if tuned is None else tuned.backbone
@@ -468,4 +472,21 @@ def make_bundle(
         data=outcome.fingerprint(catalog, table.train),
         settings=outcome.portable(looked.settings),
         versions=outcome.versions(),
+        neighbours=neighbours,
     )
+
+
+def remember_pictures(
+    looked: Looked, catalog: Catalog, table: Table, learnt: Learnt, *, tuned: tuple[Tuned, Forward] | None
+) -> Neighbours | None:
+    """The training pictures in small, as the network that ships sees them; None where they are not wanted."""
+    if not looked.settings.remember:
+        return None
+    limit, rng = (NEIGHBOURS if tuned is None else _TUNED_NEIGHBOURS), np.random.default_rng([looked.settings.seed, 8])
+    kept = balanced(table.y, limit, rng)
+    rows, X = table.train[kept], table.X[kept]
+    if tuned is not None:
+        own = replace(looked, backbone=tuned[0].backbone, forward=tuned[1])
+        _, rows, (X,) = own.features(catalog, rows, [learnt.fit])
+    with looked.journal.stage("remember pictures"):
+        return remember(X, catalog.labels()[rows], [catalog.entries[i].id for i in rows])

@@ -20,7 +20,7 @@ from graftage.learn.search import Candidate, Trial
 from graftage.measure.calibration import reliability
 from graftage.measure.compare import paired
 from graftage.measure.scores import Scores, score
-from graftage.report.page import Baseline, Left, Report, Shot
+from graftage.report.page import Baseline, Beside, Left, Report, Shot
 from graftage.serve.bundle import Bundle
 from graftage.settings import Settings
 from graftage.tuning import Adapted
@@ -88,6 +88,7 @@ class Outcome:
     timing: tuple[tuple[str, float], ...] = field(default=())
     notes: tuple[str, ...] = field(default=())
     adapted: Adapted | None = None
+    beside: Mapping[int, Beside] = field(default_factory=dict)  # by the position among the held-out pictures
 
 
 def baselines(
@@ -276,6 +277,7 @@ def _model_facts(bundle: Bundle, size: int) -> dict[str, str]:
     parts = [] if head.kernel and not head.weights.any() else ["linear layer"]
     parts = [f"hidden layer of {head.weights.shape[1]:,} and linear layer"] if head.hidden is not None else parts
     parts += [f"{head.kernel} kernel on {len(head.support):,} kept pictures"] if head.kernel else []
+    known = 0 if bundle.neighbours is None else len(bundle.neighbours.names)
     return {
         "backbone": f"{backbone.id} ({backbone.architecture}), {backbone.parameters / 1e6:.1f} M parameters",
         "pretrained on": backbone.pretraining,
@@ -285,6 +287,7 @@ def _model_facts(bundle: Bundle, size: int) -> dict[str, str]:
         "head": f"{' and '.join(parts)}, {head.transform} features",
         "temperature": f"{bundle.temperature:.4g}",
         "features computed in": backbone.precision,
+        "training pictures it can name": f"{known:,}",
         "size": f"{size / 2**20:.1f} MiB",
         **{f"version of {name}": version for name, version in bundle.versions.items()},
     }
@@ -297,6 +300,7 @@ def _recipe_facts(adapted: Adapted | None) -> dict[str, str]:
 def _usage() -> tuple[tuple[str, str], ...]:
     return (
         ("Predict pictures or folders", "graftage predict model.safetensors PICTURES/ -o predictions.csv"),
+        ("See where answers come from", "graftage explain model.safetensors PICTURES/ -o explained.html"),
         ("Measure on another labelled folder", "graftage evaluate model.safetensors PHOTOS/"),
         (
             "From Python",
@@ -304,6 +308,11 @@ def _usage() -> tuple[tuple[str, str], ...]:
             'for p in model.predict(["a.jpg", "b.jpg"]):\n    print(p.path, p.label, p.probability)',
         ),
     )
+
+
+def worst(measured: Measured) -> list[int]:
+    """The mistakes, most confident first, as positions among the held-out pictures."""
+    return [i for i in _by_confidence(measured) if measured.predicted[i] != measured.y[i]]
 
 
 def _by_confidence(measured: Measured) -> list[int]:
@@ -315,7 +324,7 @@ def _shots(outcome: Outcome) -> dict[int, Shot]:
     """Thumbnails of the mistakes, most confident first, and of a few pictures for every cell of the matrix."""
     measured = outcome.measured
     order, per_cell = _by_confidence(measured), Counter[tuple[int, int]]()
-    wrong = [i for i in order if measured.predicted[i] != measured.y[i]][:_SHOWN_MISTAKES]
+    wrong = worst(measured)[:_SHOWN_MISTAKES]
     chosen = dict.fromkeys(wrong)
     for i in order:
         cell = int(measured.y[i]), int(measured.predicted[i])
@@ -337,6 +346,7 @@ def _shot(outcome: Outcome, i: int) -> Shot:
         confidence=float(p[first]),
         runner_up=classes[second],
         image=thumbnail(entry.path, limits=limits, repair=outcome.settings.repair),
+        beside=outcome.beside.get(i),
     )
 
 

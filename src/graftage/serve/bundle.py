@@ -1,8 +1,9 @@
 """The model file: one safetensors file holds all that a prediction needs, and nothing that runs (W).
 
 `Bundle` is a trained classifier at rest. Its JSON part lies in the header, the backbone's weights are the tensors
-`backbone.NAME`, the head's are `head.NAME`; how the file itself is written and read safely is in `tensorfile`. Here is
-what the parts mean and how they must fit each other. Every fault is a `BundleError` that names the file.
+`backbone.NAME`, the head's are `head.NAME`, training pictures in small are `neighbours.NAME`; how the file itself is
+written and read safely is in `tensorfile`. Here is what the parts mean and how they must fit each other. Every fault is
+a `BundleError` that names the file.
 """
 
 import os
@@ -17,6 +18,7 @@ from graftage.errors import BundleError
 from graftage.features.backbone import OUTPUTS, BackboneInfo
 from graftage.features.preprocess import Preprocess
 from graftage.learn.head import Head
+from graftage.serve.neighbours import Neighbours
 from graftage.serve.tensorfile import (
     Array,
     Damaged,
@@ -41,7 +43,8 @@ from graftage.serve.tensorfile import (
 #   3. give the old fields their new form in _check_info right after _check_format, so that one reader serves all;
 #   4. leave the refusal of newer formats as it is: an old graftage must not guess at a new file.
 # Format 2 added the backbone's `output`, the head's hidden layer and its transform "plain".
-FORMAT = 2
+# Format 3 added the training pictures in small, which may be missing.
+FORMAT = 3
 
 MAX_CLASSES = 100_000
 PRECISIONS = ("float32", "bfloat16")
@@ -64,6 +67,7 @@ class Bundle:
         settings: enough to train it again.
         versions: package name to version.
         created: time of training, or "" so that the same command gives the same bytes.
+        neighbours: the training pictures in small, or None.
     """
 
     classes: tuple[str, ...]
@@ -77,9 +81,10 @@ class Bundle:
     settings: Mapping[str, object]
     versions: Mapping[str, str]
     created: str = ""
+    neighbours: Neighbours | None = None
 
 
-# Exactly these fields, exactly these types: the JSON part of format 2.
+# Exactly these fields, exactly these types: the JSON part of format 3.
 _INFO: Mapping[str, object] = {
     "format": int,
     "classes": list,
@@ -161,7 +166,9 @@ def describe(path: Path) -> dict[str, Any]:
 
 def _named(bundle: Bundle) -> dict[str, Array]:
     tensors: dict[str, Array] = {f"backbone.{name}": tensor for name, tensor in bundle.weights.items()}
-    return tensors | {f"head.{name}": tensor for name, tensor in bundle.head.to_tensors().items()}
+    tensors |= {f"head.{name}": tensor for name, tensor in bundle.head.to_tensors().items()}
+    known = {} if bundle.neighbours is None else bundle.neighbours.to_tensors()
+    return tensors | {f"neighbours.{name}": tensor for name, tensor in known.items()}
 
 
 def _info(bundle: Bundle) -> Json:
@@ -253,27 +260,38 @@ def _preprocess(record: Json) -> Preprocess:
 
 def _assemble(header: Header, tensors: Mapping[str, Array]) -> Bundle:
     info = header.text
-    weights, head_tensors = _parted(tensors)
+    parts = _parted(tensors)
     bundle = Bundle(
         classes=tuple(info["classes"]),
         preprocess=_preprocess(info["preprocess"]),
         backbone=_backbone(info["backbone"]),
-        weights=weights,
-        head=_head(info["head"], head_tensors),
+        weights=parts["backbone"],
+        head=_head(info["head"], parts["head"]),
+        neighbours=_neighbours(parts["neighbours"], info),
         **{name: info[name] for name in ("temperature", "scores", "data", "settings", "versions", "created")},
     )
     _check_fit(bundle)
     return bundle
 
 
-def _parted(tensors: Mapping[str, Array]) -> tuple[dict[str, Array], dict[str, Array]]:
-    parts: dict[str, dict[str, Array]] = {"backbone": {}, "head": {}}
+def _parted(tensors: Mapping[str, Array]) -> dict[str, dict[str, Array]]:
+    parts: dict[str, dict[str, Array]] = {"backbone": {}, "head": {}, "neighbours": {}}
     for name, tensor in tensors.items():
         owner, _, rest = name.partition(".")
         if owner not in parts or not rest:
             raise newer(f"it has the unknown tensor {name[:80]!a}")
         parts[owner][rest] = tensor
-    return parts["backbone"], parts["head"]
+    return parts
+
+
+def _neighbours(tensors: Mapping[str, Array], info: Json) -> Neighbours | None:
+    if not tensors:
+        return None
+    width, classes = _backbone(info["backbone"]).features, len(info["classes"])
+    try:
+        return Neighbours.from_tensors(tensors, features=width, n_classes=classes)
+    except _MISFITS as fault:
+        raise Damaged(f"its training pictures in small: {str(fault)[:200]}") from fault
 
 
 def _head(record: Json, tensors: Mapping[str, Array]) -> Head:
