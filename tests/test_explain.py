@@ -1,11 +1,13 @@
 """Heat maps and similar pictures: exact where the right answer is known, true to the whole, and safe to show."""
 
 import re
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -133,6 +135,42 @@ def test_a_networks_parts_in_turn_are_the_network_and_shares_add_up(architecture
     assert found.cells.shape == (seam.side, seam.side)
     assert found.cells.any()
     assert found.cells.sum() + found.elsewhere == pytest.approx(found.end - found.start, abs=0.05)
+
+
+def test_a_transformer_that_has_learnt_it_is_seen_to_look_at_the_patch_that_decides() -> None:
+    """Grain with one patch, blue or orange, which is the class: the hottest token is that patch's."""
+    rng = np.random.default_rng(0)
+
+    def make(n: int) -> tuple[torch.Tensor, torch.Tensor, np.ndarray]:
+        x, y, place = rng.normal(0, 0.3, (n, 3, 160, 160)), rng.integers(0, 2, n), rng.integers(0, 10, (n, 2))
+        for i, (row, column) in enumerate(16 * place):
+            x[i, :, row : row + 16, column : column + 16] += (4 * y[i] - 2) * np.array([1, 0, -1])[:, None, None]
+        return torch.from_numpy(x).float(), torch.from_numpy(y), place
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        body, layer = timm.create_model("test_vit", num_classes=0), torch.nn.Linear(64, 2)
+        optimiser = torch.optim.AdamW([*body.parameters(), *layer.parameters()], 1e-3)
+        for _ in range(80):
+            x, y, _ = make(32)
+            logits = layer(torch.nn.functional.normalize(body(x), dim=1) * 4)
+            optimiser.zero_grad()
+            torch.nn.functional.cross_entropy(logits, y).backward()
+            optimiser.step()
+    weights = {name: tensor.detach().numpy() for name, tensor in body.state_dict().items()}
+    seam = find_seam(replace(info_of("test_vit")[0], features=64), weights, 160)
+    odds = Odds(Head.linear("unit", 4 * layer.weight.detach().numpy(), layer.bias.detach().numpy()), 1.0)
+    x, y, place = make(16)
+    hits, elsewhere = [], []
+    for i in range(16):
+        blank = x[i : i + 1].mean((2, 3), keepdim=True).expand(1, 3, 160, 160).contiguous()
+        with torch.no_grad():
+            at, empty = seam.before(x[i : i + 1]), seam.before(blank)
+        found = shares(seam, at, empty, odds, int(y[i]))
+        hits.append(np.unravel_index(found.cells.argmax(), found.cells.shape) == tuple(place[i]))
+        elsewhere.append(abs(found.elsewhere) / (abs(found.elsewhere) + np.abs(found.cells).sum()))
+    assert np.mean(hits) >= 0.9
+    assert np.mean(elsewhere) < 0.3
 
 
 def test_a_flattened_network_has_its_last_map() -> None:

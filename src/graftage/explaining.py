@@ -3,6 +3,7 @@
 import hashlib
 import math
 import os
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -23,7 +24,8 @@ from graftage.serve.predict import Explanation, Predictor
 from graftage.settings import read_config
 
 LARGEST = 200  # pictures on a page: some 15 MB
-MISTAKES = 24  # of the report that get a heat map
+MISTAKES = 24  # of the report that get a heat map, as far as the time goes
+SECONDS = 10.0  # for them
 
 _SHOWN = 480  # pixels of the longer side on the page
 _THUMBNAIL = 128
@@ -236,6 +238,7 @@ def mistakes(
         equal.setdefault(entry.digest, set()).add(entry.id)
         paths[entry.id] = entry.path
     found: dict[int, Beside] = {}
+    started = time.monotonic()
     with journal.stage("heat maps of mistakes"):
         for done, i in enumerate(chosen, 1):
             entry = catalog.entries[measured.rows[i]]
@@ -245,6 +248,8 @@ def mistakes(
             if seen.heat is not None:  # the file may have gone meanwhile
                 found[i] = _beside(predictor, seen, seen.heat.picture, paths)
             journal.watcher.progress(done, len(chosen))
+            if time.monotonic() - started > SECONDS:
+                break
     return found
 
 

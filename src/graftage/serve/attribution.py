@@ -17,6 +17,7 @@ from graftage.features.seams import Seam
 from graftage.learn.head import Head
 
 STEPS = 32  # nodes of the quadrature between the empty picture and the picture
+_TOGETHER = 8  # of them run at once
 _TINY = 1e-12
 
 
@@ -99,11 +100,14 @@ def shares(seam: Seam, at: torch.Tensor, empty: torch.Tensor, odds: Odds, k: int
     nodes, weights = np.polynomial.legendre.leggauss(steps)
     u = (nodes + 1) / 2
     t = torch.from_numpy(u**2).to(at.dtype).reshape(-1, *[1] * (at.ndim - 1))
-    way = (at - empty).detach()
-    with torch.enable_grad():
-        path = (empty + t * way).detach().requires_grad_()
-        (slopes,) = torch.autograd.grad(odds(seam.after(path), k).sum(), path)
-    mean = torch.einsum("s,s...->...", torch.from_numpy(weights * u), slopes.double())
+    way, share = (at - empty).detach(), torch.from_numpy(weights * u)
+    mean = torch.zeros(at.shape[1:], dtype=torch.float64)
+    for first in range(0, steps, _TOGETHER):  # a large network's activations fit into memory only a few at a time
+        some = slice(first, first + _TOGETHER)
+        with torch.enable_grad():
+            path = (empty + t[some] * way).detach().requires_grad_()
+            (slopes,) = torch.autograd.grad(odds(seam.after(path), k).sum(), path)
+        mean += torch.einsum("s,s...->...", share[some], slopes.double())
     parts = mean[None] * way.double()
     with torch.no_grad():
         start, end = (float(odds(seam.after(a), k)[0]) for a in (empty, at))
