@@ -658,7 +658,8 @@ def test_a_watcher_is_told_the_stages(class_folders: Path, tmp_path: Path) -> No
             assert "ships: the head on frozen features" in text
 
     gr.train(class_folders, watcher=Told(), output=tmp_path / "run", folds="3", fit="crop")
-    assert stages == ["look at every file", "prepare the network", "features", "head", "measure", "write", "report"]
+    first = ["look at every file", "prepare the network", "features", "head", "measure", "remember pictures"]
+    assert stages == [*first, "heat maps of mistakes", "write", "report"]
     assert (48, 48) in steps
     assert all(done <= total for done, total in steps)
 

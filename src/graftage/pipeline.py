@@ -102,12 +102,9 @@ def train(data: str | Path | Settings, *, watcher: Watcher | None = None, **opti
         known = steps.remember_pictures(looked, catalog, table, learnt, tuned=shipped)
         bundle = steps.make_bundle(looked, catalog, table, learnt, scores, tuned=tuned, neighbours=known)
         found = problems(steps.in_their_parts(catalog, table), steps.groups_of(catalog))
-        beside = explaining.mistakes(
-            Predictor(bundle, forward if tested is None else tested[0], limits=steps.limits_of(settings)),
-            steps.in_their_parts(catalog, table),
-            measured,
-            journal,
-        )
+        answering = forward if tested is None else tested[0]
+        predictor = Predictor(bundle, answering, limits=steps.limits_of(settings), repair=settings.repair)
+        beside = {} if world.rank() else explaining.mistakes(predictor, catalog, measured, journal)
         whole = Outcome(settings, catalog, found, bundle, measured, adapted=adapted, beside=beside)
         summary = outcome.write(folder, final, whole, journal)
     States(folder_of(final)).remove()
@@ -307,10 +304,10 @@ def explain(
     paths, place = explaining.pictures(pictures), explaining.place_of(output, pictures)
     explaining.require_similar(similar)
     predictor = examine.opened(_plain(model))
+    known = explaining.training_folder(predictor, photos)
     journal = Journal(watcher or Silent())
     with journal.stage("explain"):
         found = explaining.explained(predictor, paths, label=label, similar=similar, progress=journal.watcher.progress)
-    known = explaining.training_folder(predictor, photos)
     page = explaining.page(predictor, found, known)
     for note in page.notes:
         journal.note(note)
