@@ -85,7 +85,7 @@ def test_shares_add_up_to_what_was_gained_whatever_the_head(kind: str, seed: int
     rng = np.random.default_rng(seed)
     at, empty = (torch.from_numpy(rng.gamma(0.5, size=(1, 8, 3, 3))) for _ in range(2))
     found = shares(pooled(3), at, empty, Odds(heads()[kind], 1.3), 2)
-    assert found.cells.sum() == pytest.approx(found.end - found.start, abs=0.02)
+    assert found.cells.sum() == pytest.approx(found.end - found.start, abs=0.1)
 
 
 def test_cells_that_do_not_differ_from_the_empty_picture_get_nothing() -> None:
@@ -127,10 +127,10 @@ def test_a_networks_parts_in_turn_are_the_network_and_shares_add_up(architecture
     body = build(architecture, weights)
     x = torch.randn(2, 3, 160, 160, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        at, empty = seam.before(x[:1]), seam.before(torch.zeros(1, 3, 160, 160))
+        at, empty = seam.before(x[:1]), seam.before(torch.full((1, 3, 160, 160), 0.4))
         torch.testing.assert_close(seam.after(at), body(x[:1]), rtol=1e-4, atol=1e-5)
     rng = np.random.default_rng(0)
-    odds = Odds(Head.linear("root", rng.normal(size=(3, info.features)), np.zeros(3)), 0.2)
+    odds = Odds(Head.linear("unit", rng.normal(size=(3, info.features)), np.zeros(3)), 0.2)
     found = shares(seam, at, empty, odds, 1)
     assert found.cells.shape == (seam.side, seam.side)
     assert found.cells.any()
@@ -151,7 +151,7 @@ def test_a_transformer_that_has_learnt_it_is_seen_to_look_at_the_patch_that_deci
         torch.manual_seed(0)
         body, layer = timm.create_model("test_vit", num_classes=0), torch.nn.Linear(64, 2)
         optimiser = torch.optim.AdamW([*body.parameters(), *layer.parameters()], 1e-3)
-        for _ in range(80):
+        for _ in range(60):
             x, y, _ = make(32)
             logits = layer(torch.nn.functional.normalize(body(x), dim=1) * 4)
             optimiser.zero_grad()
@@ -171,6 +171,14 @@ def test_a_transformer_that_has_learnt_it_is_seen_to_look_at_the_patch_that_deci
         elsewhere.append(abs(found.elsewhere) / (abs(found.elsewhere) + np.abs(found.cells).sum()))
     assert np.mean(hits) >= 0.9
     assert np.mean(elsewhere) < 0.3
+
+
+def test_a_way_that_begins_at_no_direction_begins_at_the_ways_own() -> None:
+    at = torch.rand(1, 8, 3, 3, generator=torch.Generator().manual_seed(0)).double()
+    found = shares(pooled(3), at, torch.zeros_like(at), Odds(heads()["unit"], 1.0), 1)
+    assert found.start == pytest.approx(found.end, abs=1e-6)  # length is all that grows, and the head ignores it
+    assert found.cells.sum() == pytest.approx(0, abs=1e-6)
+    assert np.abs(found.cells).max() > 0.01
 
 
 def test_a_flattened_network_has_its_last_map() -> None:
@@ -238,7 +246,7 @@ def test_a_dahlia_beside_a_palace_is_seen_where_it_is(order: tuple[str, str], cl
 
 def test_a_mirrored_picture_has_the_mirrored_map(model: Predictor, class_folders: Path) -> None:
     agreement = []
-    for path in sorted(class_folders.rglob("*.jpg"))[::6]:
+    for path in sorted(class_folders.rglob("*.jpg"))[::9]:
         seen = model.explain(path)
         mirrored = model.explain(png(seen.pixels[:, ::-1]), label=seen.label)
         agreement.append(np.corrcoef(mirrored.heat.cells[:, ::-1].ravel(), seen.heat.cells.ravel())[0, 1])

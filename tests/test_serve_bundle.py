@@ -242,7 +242,7 @@ def change(info: dict, path: str, value: object) -> dict:
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        ("format", 3, r"made by a newer graftage\? \(format 3, this one reads 2\): upgrade"),
+        ("format", 4, r"made by a newer graftage\? \(format 4, this one reads 3\): upgrade"),
         ("format", 10**4000, "made by a newer graftage"),
         ("format", 0, "format number"),
         ("format", True, "format number"),
@@ -311,7 +311,7 @@ def test_a_missing_field_is_named(tmp_path, valid, field):
 def test_a_newer_format_is_recognised_even_if_its_tensors_are_of_unknown_types(tmp_path, valid):
     info, claims, data = split(valid)
     claims["backbone.conv.weight"]["dtype"] = "F4"
-    with pytest.raises(BundleError, match="format 3, this one reads 2"):
+    with pytest.raises(BundleError, match="format 4, this one reads 3"):
         load(forge(tmp_path / "m", info | {"format": 3}, claims, data))
 
 

@@ -24,7 +24,8 @@ def kept(n: int = 6, width: int = 4) -> Neighbours:
 
 
 def test_where_the_projection_loses_nothing_the_cosines_are_the_true_ones() -> None:
-    X, x = cloud(200, 300, 40), cloud(1, 300, 40)[0]
+    *rows, x = cloud(201, 300, 40)
+    X = np.array(rows)
     found = remember(X, np.zeros(200, np.int64), [str(i) for i in range(200)]).nearest(x, 200)
     true = X @ x / (np.linalg.norm(X, axis=1) * np.linalg.norm(x))
     for near in found:

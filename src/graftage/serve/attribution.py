@@ -19,6 +19,7 @@ from graftage.learn.head import Head
 STEPS = 32  # nodes of the quadrature between the empty picture and the picture
 _TOGETHER = 8  # of them run at once
 _TINY = 1e-12
+_NEARLY = 1e-6  # of the way: features of nothing but zeros, as of a mid-grey picture, have no direction of their own
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,7 +30,8 @@ class Shares:
         cells: float64 (side, side), nats: what each place adds to the log-odds of the class; may be negative.
         elsewhere: what tokens that belong to no place add.
         start: log-odds of the empty picture.
-        end: log-odds of the picture; `cells.sum() + elsewhere` is end − start, up to the quadrature's error.
+        end: log-odds of the picture; `cells.sum() + elsewhere` is end − start, up to the quadrature's error, which
+            grows where signed features change their sign under a square root.
     """
 
     cells: NDArray[np.float64]
@@ -110,6 +112,6 @@ def shares(seam: Seam, at: torch.Tensor, empty: torch.Tensor, odds: Odds, k: int
         mean += torch.einsum("s,s...->...", share[some], slopes.double())
     parts = mean[None] * way.double()
     with torch.no_grad():
-        start, end = (float(odds(seam.after(a), k)[0]) for a in (empty, at))
+        start, end = (float(odds(seam.after(a), k)[0]) for a in (empty + _NEARLY * way, at))
     cells = seam.cells(parts)[0].numpy()
     return Shares(cells, float(parts.sum()) - float(cells.sum()), start, end)
