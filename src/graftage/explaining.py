@@ -112,7 +112,10 @@ def page(predictor: Predictor, found: Sequence[Explanation], folder: Path | None
     good = len(found) - bad
     verdict = f"{good:,} {'picture' if good == 1 else 'pictures'} explained, {bad:,} could not be used."
     return ExplainedPage(
-        predictor.source or "a model in memory", verdict, cases, _notes(predictor, found, folder, cases)
+        "/".join(Path(predictor.source).parts[-2:]) or "a model in memory",
+        verdict,
+        cases,
+        _notes(predictor, found, folder, cases),
     )
 
 
@@ -154,7 +157,7 @@ def _case(predictor: Predictor, explanation: Explanation, folder: Path | None) -
         image=overlay.jpeg_uri(explanation.pixels, longest=_SHOWN),
         heat=overlay.png_uri(overlay.overlay(heat.picture, longest=_HEAT)),
         empty=_probability(heat.start),
-        full=_probability(heat.end),
+        full=prediction.probabilities[chosen],
         likes=tuple(
             Like(near.id, predictor.classes[near.label], near.similarity, _training_picture(predictor, folder, near.id))
             for near in explanation.similar
