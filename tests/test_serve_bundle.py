@@ -312,7 +312,7 @@ def test_a_newer_format_is_recognised_even_if_its_tensors_are_of_unknown_types(t
     info, claims, data = split(valid)
     claims["backbone.conv.weight"]["dtype"] = "F4"
     with pytest.raises(BundleError, match="format 4, this one reads 3"):
-        load(forge(tmp_path / "m", info | {"format": 3}, claims, data))
+        load(forge(tmp_path / "m", info | {"format": 4}, claims, data))
 
 
 @pytest.mark.parametrize("name", ["optimizer.state", "backbone", "headless.x", "head."])
