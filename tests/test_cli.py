@@ -18,7 +18,7 @@ import photos
 from graftage import cli
 from photos import Said, graftage, save, table
 
-COMMANDS = ["train", "predict", "evaluate", "compare", "augment-preview", "backbones", "demo"]
+COMMANDS = ["train", "predict", "evaluate", "explain", "compare", "augment-preview", "backbones", "demo"]
 QUICK = ("--folds", "3", "--fit", "crop")
 
 
