@@ -5,7 +5,7 @@
 For each set a linear model is trained on one side of a split; heat maps are of pictures from the other side.
 
 The kind of map was chosen, mainly because its shares add up, after a look at 14 held-out pictures of each set under
-split seed 0. Sets with a split of their own have the same test pictures under every seed: some may be scored again here.
+split seed 0. Sets with a split of their own have the same test pictures under every seed: some may be scored again.
 
 - Deletion: the hottest 20 % of a picture are covered with its mean colour; so are 20 % of the same shape, shifted to
   places drawn at random (three draws, averaged). Shown is how much of the class's probability is lost, and the paired
