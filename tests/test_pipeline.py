@@ -656,8 +656,9 @@ def test_a_watcher_is_told_the_stages(class_folders: Path, tmp_path: Path) -> No
 
     gr.train(class_folders, watcher=Told(), output=tmp_path / "run", folds="3", fit="crop")
     gate = ["look for copies and groups", "look for series"]
-    first = ["look at every file", "prepare the network", "features", *gate]
-    assert stages == [*first, "features", "head", "decide", "measure", "map", "learning curve", "write", "report"]
+    first = ["look at every file", "prepare the network", "features", *gate, "features", "head", "decide", "measure"]
+    last = ["map", "remember pictures", "learning curve", "heat maps of mistakes", "write", "report"]
+    assert stages == [*first, *last]
     assert (48, 48) in steps
     assert all(done <= total for done, total in steps)
 

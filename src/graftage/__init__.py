@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from graftage.growth import Curved
     from graftage.measure.interval import Estimate
     from graftage.measure.scores import Scores
-    from graftage.pipeline import Run, check, clean, compare, curve, evaluate, train
-    from graftage.serve.predict import Prediction, Predictor, load
+    from graftage.pipeline import Run, check, clean, compare, curve, evaluate, explain, train
+    from graftage.serve.predict import Explanation, Prediction, Predictor, load
     from graftage.settings import Settings
     from graftage.sklearn import GraftClassifier
     from graftage.versus import Compared
@@ -38,6 +38,7 @@ _HOME = {
     "Curved": "graftage.growth",
     "DataError": "graftage.errors",
     "Estimate": "graftage.measure.interval",
+    "Explanation": "graftage.serve.predict",
     "GraftClassifier": "graftage.sklearn",
     "GraftageError": "graftage.errors",
     "OptionError": "graftage.errors",
@@ -53,6 +54,7 @@ _HOME = {
     "compare": "graftage.pipeline",
     "curve": "graftage.pipeline",
     "evaluate": "graftage.pipeline",
+    "explain": "graftage.pipeline",
     "load": "graftage.serve.predict",
     "train": "graftage.pipeline",
 }
@@ -66,6 +68,7 @@ __all__ = [
     "Curved",
     "DataError",
     "Estimate",
+    "Explanation",
     "GraftClassifier",
     "GraftageError",
     "OptionError",
@@ -82,6 +85,7 @@ __all__ = [
     "compare",
     "curve",
     "evaluate",
+    "explain",
     "load",
     "train",
 ]

@@ -68,6 +68,7 @@ _HELP = {
     "coverage": ("", "SHARE", "how often prediction sets shall hold the true class (default: 0.9)"),
     "max_error": ("", "SHARE", "largest error among the answers that are not marked as unsure (default: 0.01)"),
     "resume": ("", "", "go on with the interrupted run of the same command"),
+    "remember": ("", "", "keep training pictures' names and features in small in the model file, for explain"),
     "track": ("", "LIST", "loggers beside log.jsonl: tensorboard, wandb, mlflow, joined by commas"),
     "epochs": ("", "N", "passes over the pictures (default, as for all below: by network family, data size, budget)"),
     "batch_size": ("-b", "N", "pictures per step, over all processes"),
@@ -154,9 +155,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"graftage {graftage.__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
-    for add in (_add_train, _add_predict, _add_evaluate, _add_compare, _add_check, _add_clean, _add_curve):
+    for add in (_add_train, _add_predict, _add_evaluate, _add_compare, _add_explain, _add_check, _add_clean):
         add(commands)
-    for add in (_add_augment_preview, _add_backbones, _add_demo):
+    for add in (_add_curve, _add_augment_preview, _add_backbones, _add_demo):
         add(commands)
     return parser
 
@@ -463,6 +464,53 @@ def _clean(arguments: argparse.Namespace) -> int:
 
     done = clean(arguments.data, arguments.problems, undo=arguments.undo, dry_run=arguments.dry_run)
     _say(*done.summary)
+    return 0
+
+
+def _add_explain(commands: "Commands") -> None:
+    parser = _command(
+        commands,
+        "explain",
+        "model and pictures → a page of heat maps and the most similar training pictures",
+        text="Where in each picture the answer comes from, and which training pictures are most like it.\n"
+        "A picture that cannot be used has its place on the page too, with the reason.",
+        end="examples:\n  graftage explain runs/birds/model.safetensors a.jpg b.jpg\n"
+        "  graftage explain model.safetensors photos/new/ --photos photos/train -o explained.html\n"
+        "  graftage explain model.safetensors a.jpg --class robin -o explained/    the heat map as PNG, too",
+    )
+    parser.add_argument("model", type=Path, metavar="MODEL", help="a model.safetensors")
+    parser.add_argument("paths", nargs="+", type=Path, metavar="IMAGE", help="pictures, or folders searched for them")
+    page = Path("explain.html")
+    parser.add_argument(
+        "-o", "--output", type=Path, default=page, metavar="PLACE", help=f"PAGE.html, or a folder (default: {page})"
+    )
+    parser.add_argument("--class", dest="label", metavar="NAME", help="explain this class, not the predicted one")
+    parser.add_argument(
+        "--photos",
+        type=Path,
+        metavar="FOLDER",
+        help="training pictures to show (default: as the run beside MODEL says)",
+    )
+    parser.add_argument("--similar", type=int, default=5, metavar="N", help="of them for each picture (default: 5)")
+    for option, kind in (("device", str), ("precision", str), ("repair", bool)):
+        _add_option(parser, option, kind)
+    parser.set_defaults(run=_explain)
+
+
+def _explain(arguments: argparse.Namespace) -> int:
+    from graftage.pipeline import explain
+
+    with _terminal() as terminal:
+        made = explain(
+            _load(arguments, arguments.model),
+            arguments.paths,
+            output=arguments.output,
+            label=arguments.label,
+            photos=arguments.photos,
+            similar=arguments.similar,
+            watcher=terminal,
+        )
+    _say(*made.summary)
     return 0
 
 

@@ -20,6 +20,7 @@ from graftage import (
     cleaning,
     deciding,
     examine,
+    explaining,
     growth,
     outcome,
     preview,
@@ -41,7 +42,7 @@ from graftage.measure.scores import Scores, score, to_json
 from graftage.outcome import Evaluated
 from graftage.progress import Journal, Silent, Watcher
 from graftage.serve import predict
-from graftage.serve.predict import Predictor
+from graftage.serve.predict import Explanation, Predictor
 from graftage.settings import Settings
 from graftage.states import States, folder_of
 from graftage.story import Measured, Outcome
@@ -124,11 +125,28 @@ def train(data: str | Path | Settings, *, watcher: Watcher | None = None, **opti
         measured = steps.lay_out(measured, shown, settings.seed, journal)
         measured = deciding.with_promises(measured, decisions, found, settings, shown)
         scores = {**to_json(measured.scores), "how": measured.how}
-        bundle = steps.make_bundle(looked, catalog, table, learnt, closed, scores, tuned=tuned, decisions=decisions)
+        shipped = None if tuned is None or tested is None else (tuned, tested[0])
+        known = steps.remember_pictures(looked, catalog, table, learnt, tuned=shipped)
+        bundle = steps.make_bundle(
+            looked, catalog, table, learnt, closed, scores, tuned=tuned, decisions=decisions, neighbours=known
+        )
         parts, copies = steps.in_their_parts(catalog, table), closed.near(len(catalog.entries))
         faults = problems(parts, groups_of(catalog), copies)
         grown = growth.beside_training(table.X, table.y, table.groups, seed=settings.seed, journal=journal)
-        whole = Outcome(settings, catalog, faults, bundle, measured, adapted=adapted, curve=grown, suspected=suspected)
+        answering = forward if tested is None else tested[0]
+        predictor = Predictor(bundle, answering, limits=steps.limits_of(settings), repair=settings.repair)
+        beside = {} if world.rank() else explaining.mistakes(predictor, catalog, measured, journal)
+        whole = Outcome(
+            settings,
+            catalog,
+            faults,
+            bundle,
+            measured,
+            adapted=adapted,
+            curve=grown,
+            suspected=suspected,
+            beside=beside,
+        )
         summary = outcome.write(folder, final, whole, journal)
     States(folder_of(final)).remove()
     return Run(final, measured.scores, summary, tuple(journal.notes))
@@ -339,6 +357,61 @@ def fit(
     return Predictor(
         bundle, forward if tested is None else tested[0], limits=steps.limits_of(settings), repair=settings.repair
     )
+
+
+@dataclass(frozen=True)
+class Explained:
+    """A page of explained pictures.
+
+    Attributes:
+        path: where it lies.
+        explanations: one for each picture, in order.
+        summary: lines for a person.
+        notes: what to keep in mind.
+    """
+
+    path: Path
+    explanations: tuple[Explanation, ...]
+    summary: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def explain(
+    model: str | Path | Predictor,
+    pictures: Sequence[str | Path],
+    *,
+    output: str | Path = "explain.html",
+    label: str | None = None,
+    photos: str | Path | None = None,
+    similar: int = 5,
+    watcher: Watcher | None = None,
+) -> Explained:
+    """A page that shows where in each picture the answer comes from, and the training pictures most like it.
+
+    Args:
+        model: a model file, the folder of a run, or a loaded model.
+        pictures: files, or folders searched for them.
+        output: the page, a name that ends in .html; or a folder, which gets explain.html and each heat map as a PNG.
+        label: the class to explain; default: the predicted one of each picture.
+        photos: folder of the training pictures; default: what the run beside the model says, if it is still there.
+        similar: how many training pictures for each.
+        watcher: told how it goes on.
+
+    Raises:
+        GraftageError: something that the user can mend. A picture that cannot be used is none: it is told on the page.
+    """
+    paths, place = explaining.pictures(pictures), explaining.place_of(output, pictures)
+    explaining.require_similar(similar)
+    predictor = examine.opened(_plain(model))
+    known = explaining.training_folder(predictor, photos)
+    journal = Journal(watcher or Silent())
+    with journal.stage("explain"):
+        found = explaining.explained(predictor, paths, label=label, similar=similar, progress=journal.watcher.progress)
+    page = explaining.page(predictor, found, known)
+    for note in page.notes:
+        journal.note(note)
+    explaining.write(page, found, place)
+    return Explained(place.page, tuple(found), (f"{page.verdict} {place.page}",), page.notes)
 
 
 @dataclass(frozen=True)

@@ -89,6 +89,8 @@ class Settings:
         coverage: promised share of pictures whose prediction set holds the true class.
         max_error: promised largest share of wrong answers among those on which the model does not abstain.
         resume: go on with the interrupted run of the same command.
+        remember: keep names and features in small of training pictures in the model file, to show those most like a
+            new one.
         track: loggers beside log.jsonl: "tensorboard", "wandb", "mlflow", joined by commas.
         epochs … torchcompile: hyperparameters of fine-tuning, see `learn.defaults.Recipe`; None or "" takes the default
             for the network's family and the data's size.
@@ -116,6 +118,7 @@ class Settings:
     coverage: float = 0.9
     max_error: float = 0.01
     resume: bool = False
+    remember: bool = True
     track: str = ""
     epochs: int | None = None
     batch_size: int | None = None

@@ -33,6 +33,8 @@ from graftage.measure.scores import majority, score
 from graftage.measure.selection import Trials, bbc, corrected_scores
 from graftage.progress import Journal
 from graftage.serve.bundle import Bundle
+from graftage.serve.neighbours import LIMIT as NEIGHBOURS
+from graftage.serve.neighbours import Neighbours, balanced, remember
 from graftage.settings import Settings
 from graftage.states import States, folder_of
 from graftage.story import Leak, Measured
@@ -43,6 +45,7 @@ Ints = NDArray[np.int64]
 _SQUARE = 1.02  # pictures no longer than this are square: padding and squashing them is the same
 _ON_THE_MAP = 300  # pictures: each is a thumbnail in the report
 LEAKED = "also in train, left out of the score"
+_TUNED_NEIGHBOURS = 1000  # pictures that the tuned network is run on once more, to know them again
 _SAMPLE_SQUARES = 8  # of the user's own pictures, to hold a new graph against PyTorch
 
 
@@ -558,6 +561,7 @@ def make_bundle(
     *,
     tuned: Tuned | None = None,
     decisions: Decisions | None = None,
+    neighbours: Neighbours | None = None,
 ) -> Bundle:
     """Everything that the model file holds."""
     backbone = looked.backbone if tuned is None else tuned.backbone
@@ -575,4 +579,21 @@ def make_bundle(
         versions=outcome.versions(),
         decisions=decisions or Decisions(),
         pictures=signed.tensors,
+        neighbours=neighbours,
     )
+
+
+def remember_pictures(
+    looked: Looked, catalog: Catalog, table: Table, learnt: Learnt, *, tuned: tuple[Tuned, Forward] | None
+) -> Neighbours | None:
+    """The training pictures in small, as the network that ships sees them; None where they are not wanted."""
+    if not looked.settings.remember:
+        return None
+    limit, rng = (NEIGHBOURS if tuned is None else _TUNED_NEIGHBOURS), np.random.default_rng([looked.settings.seed, 8])
+    kept = balanced(table.y, limit, rng)
+    rows, X = table.train[kept], table.X[kept]
+    if tuned is not None:
+        own = replace(looked, backbone=tuned[0].backbone, forward=tuned[1])
+        _, rows, (X,) = own.features(catalog, rows, [learnt.fit])
+    with looked.journal.stage("remember pictures"):
+        return remember(X, catalog.labels()[rows], [catalog.entries[i].id for i in rows])

@@ -25,7 +25,7 @@ from graftage.measure.curve import Curve
 from graftage.measure.decide import Answers
 from graftage.measure.promises import Promises
 from graftage.measure.scores import Scores, score
-from graftage.report.page import Baseline, Left, Report, Shot
+from graftage.report.page import Baseline, Beside, Left, Report, Shot
 from graftage.report.scatter import Dot
 from graftage.serve.bundle import Bundle
 from graftage.settings import Settings
@@ -121,6 +121,7 @@ class Outcome:
     adapted: Adapted | None = None
     curve: Curve | None = None
     suspected: tuple[Suspected, ...] = ()
+    beside: Mapping[int, Beside] = field(default_factory=dict)  # by the position among the held-out pictures
 
 
 def baselines(
@@ -349,6 +350,7 @@ def _model_facts(bundle: Bundle, size: int) -> dict[str, str]:
     parts = [] if head.kernel and not head.weights.any() else ["linear layer"]
     parts = [f"hidden layer of {head.weights.shape[1]:,} and linear layer"] if head.hidden is not None else parts
     parts += [f"{head.kernel} kernel on {len(head.support):,} kept pictures"] if head.kernel else []
+    known = 0 if bundle.neighbours is None else len(bundle.neighbours.names)
     return {
         "backbone": f"{backbone.id} ({backbone.architecture}), {backbone.parameters / 1e6:.1f} M parameters",
         "pretrained on": backbone.pretraining,
@@ -358,6 +360,7 @@ def _model_facts(bundle: Bundle, size: int) -> dict[str, str]:
         "head": f"{' and '.join(parts)}, {head.transform} features",
         "temperature": f"{bundle.temperature:.4g}",
         "features computed in": backbone.precision,
+        "training pictures it can name": f"{known:,}",
         "size": f"{size / 2**20:.1f} MiB",
         **{f"version of {name}": version for name, version in bundle.versions.items()},
     }
@@ -370,6 +373,7 @@ def _recipe_facts(adapted: Adapted | None) -> dict[str, str]:
 def _usage() -> tuple[tuple[str, str], ...]:
     return (
         ("Predict pictures or folders", "graftage predict model.safetensors PICTURES/ -o predictions.csv"),
+        ("See where answers come from", "graftage explain model.safetensors PICTURES/ -o explained.html"),
         ("Measure on another labelled folder", "graftage evaluate model.safetensors PHOTOS/"),
         (
             "From Python",
@@ -377,6 +381,11 @@ def _usage() -> tuple[tuple[str, str], ...]:
             'for p in model.predict(["a.jpg", "b.jpg"]):\n    print(p.path, p.label, p.probability)',
         ),
     )
+
+
+def worst(measured: Measured) -> list[int]:
+    """The mistakes, most confident first, as positions among the held-out pictures."""
+    return [i for i in _by_confidence(measured) if measured.predicted[i] != measured.y[i]]
 
 
 def _by_confidence(measured: Measured) -> list[int]:
@@ -388,7 +397,7 @@ def _shots(outcome: Outcome) -> dict[int, Shot]:
     """Thumbnails of the mistakes, most confident first, of a few pictures for every cell of the matrix, of the map."""
     measured = outcome.measured
     order, per_cell = _by_confidence(measured), Counter[tuple[int, int]]()
-    wrong = [i for i in order if measured.predicted[i] != measured.y[i]][:_SHOWN_MISTAKES]
+    wrong = worst(measured)[:_SHOWN_MISTAKES]
     chosen = dict.fromkeys(wrong)
     for i in order:
         cell = int(measured.y[i]), int(measured.predicted[i])
@@ -411,6 +420,7 @@ def _shot(outcome: Outcome, i: int) -> Shot:
         confidence=float(p[first]),
         runner_up=classes[second],
         image=thumbnail(entry.path, limits=limits, repair=outcome.settings.repair),
+        beside=outcome.beside.get(i),
     )
 
 

@@ -28,6 +28,7 @@ _REDUCING_GAP = 2.0
 _LEAST_CROP = 0.05  # a smaller share asks for pictures (`cover`) that nobody has
 
 Triple = tuple[float, float, float]
+Box = tuple[float, float, float, float]  # left, top, right, bottom
 
 
 @dataclass(frozen=True)
@@ -103,21 +104,43 @@ class Preprocess:
         box = self._centre(image) if self.fit == "crop" else (0.0, 0.0, float(image.width), float(image.height))
         return image.resize((width, height), _FILTERS[self.interpolation], box=box, reducing_gap=_REDUCING_GAP)
 
-    def _centre(self, image: Image.Image) -> tuple[float, float, float, float]:
-        side = min(image.size) * self.crop_pct
-        left, top = (image.width - side) / 2, (image.height - side) / 2
+    def _centre(self, image: Image.Image) -> Box:
+        return self._middle(*image.size)
+
+    def _middle(self, width: int, height: int) -> Box:
+        side = min(width, height) * self.crop_pct
+        left, top = (width - side) / 2, (height - side) / 2
         return (left, top, left + side, top + side)
 
     def _pad(self, image: Image.Image) -> Image.Image:
-        scale = self.size / max(image.size)
-        width, height = (max(1, round(side * scale)) for side in image.size)
+        width, height, left, top = self._inset(*image.size)
         fill = tuple(round(255 * min(max(m, 0.0), 1.0)) for m in self.mean)
         same = len(set(fill)) == 1
         canvas = Image.new(
             image.mode if same else "RGB", (self.size, self.size), fill[0] if same and image.mode == "L" else fill
         )
-        canvas.paste(self._resize(image, width, height), ((self.size - width) // 2, (self.size - height) // 2))
+        canvas.paste(self._resize(image, width, height), (left, top))
         return canvas
+
+    def _inset(self, width: int, height: int) -> tuple[int, int, int, int]:
+        """Width, height, left and top of a picture inside the padded square."""
+        scale = self.size / max(width, height)
+        inner = max(1, round(width * scale)), max(1, round(height * scale))
+        return (*inner, (self.size - inner[0]) // 2, (self.size - inner[1]) // 2)
+
+    def seen(self, width: int, height: int) -> tuple[Box, Box]:
+        """What of a picture lies where in the square: (its part in picture pixels, its place as shares of the square).
+
+        Both are (left, top, right, bottom). The part fills the place; what is outside the place is padding.
+        """
+        whole = (0.0, 0.0, float(width), float(height))
+        if self.fit == "crop":
+            return self._middle(width, height), (0.0, 0.0, 1.0, 1.0)
+        if self.fit == "squash":
+            return whole, (0.0, 0.0, 1.0, 1.0)
+        inner_width, inner_height, left, top = self._inset(width, height)
+        edges = (left, top, left + inner_width, top + inner_height)
+        return whole, (edges[0] / self.size, edges[1] / self.size, edges[2] / self.size, edges[3] / self.size)
 
     def scale_and_shift(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """The graph form: (scale, shift), float32 (3,) each, so that network input = uint8 · scale + shift."""

@@ -32,6 +32,8 @@ METHODS = (
     ("not measurable", "Nothing to measure it on: the interval spans everything that is possible."),
 )  # fmt: skip
 
+HEAT_KEY = '<span class="heat-key"><span class="for">for it</span> <span class="against">against it</span></span>'
+
 
 def clean(value: object) -> str:
     """Text that any browser can take: line ends become ↵, and what cannot be shown becomes the sign �."""

@@ -138,6 +138,12 @@
     });
   }
 
+  for (const range of document.querySelectorAll(".strength input")) {
+    range.addEventListener("input", () => {
+      document.documentElement.style.setProperty("--heat", range.value / 100);
+    });
+  }
+
   const select = (element) => {
     const range = document.createRange();
     range.selectNodeContents(element);

@@ -30,6 +30,28 @@ GALLERY = 48  # most confident mistakes shown as pictures
 
 
 @dataclass(frozen=True)
+class Beside:
+    """What stands beside a mistake.
+
+    Attributes:
+        heat: where the answer comes from, as a data URI to lie over the thumbnail.
+        image: thumbnail of the most similar training picture as a data URI; empty when there is none.
+        id: its file.
+        label: its class.
+        similarity: cosine, −1 to 1.
+    """
+
+    heat: str
+    image: str = ""
+    id: str = ""
+    label: str = ""
+    similarity: float = 0.0
+
+    def __post_init__(self) -> None:
+        assert all(not i or i.startswith("data:image/") for i in (self.heat, self.image)), "the page loads nothing"
+
+
+@dataclass(frozen=True)
 class Shot:
     """One held-out picture and what was said of it.
 
@@ -40,6 +62,7 @@ class Shot:
         confidence: probability given to the predicted class, 0 to 1.
         runner_up: second class; may be empty.
         image: thumbnail as a data URI, or empty when there is none.
+        beside: its heat map and the training picture most like it, where it has them.
     """
 
     id: str
@@ -48,6 +71,7 @@ class Shot:
     confidence: float
     runner_up: str
     image: str
+    beside: Beside | None = None
 
     def __post_init__(self) -> None:
         assert not self.image or self.image.startswith("data:image/"), (
@@ -347,18 +371,48 @@ def _confusion(report: Report) -> str:
     return f'<div class="beside">{heat}<div><h3>Most confused pairs</h3>{_pairs(report)}</div></div>'
 
 
+_HEAT_WORDS = (
+    f'<p class="lead">{markup.HEAT_KEY} What the model file makes of the picture, over it: where its log-odds for the '
+    "answer come from. Beside it the picture that it learnt from that is most like it to the network. A heat map tells "
+    'what was looked at, not that it was right to look there.</p><p class="strength screen-only"><label>Heat map '
+    '<input type="range" min="0" max="100" value="80"></label></p>'
+)
+
+
 def _mistake(shot: Shot, number: int) -> str:
     alt = f"{text(shot.id)}: {text(shot.true)} taken for {text(shot.predicted)}"
     image = f'<img id="mistake{number}" src="{text(shot.image)}" alt="{alt}" loading="lazy">'
     said = f'<b class="said">{text(shot.predicted)}</b> {markup.number(100 * shot.confidence, ".1f", unit="&nbsp;%")}'
     truth = f"truly <b>{text(shot.true)}</b>{markup.file_name(shot.id)}"
     picture = image if shot.image else '<span class="blank"></span>'
+    if shot.beside is not None and shot.image:
+        heat = f'<img class="heat-map" src="{text(shot.beside.heat)}" alt="" loading="lazy">'
+        return _explained(f'<span class="under">{picture}{heat}</span>', f"{said}<br>{truth}", shot.beside)
     return f"<figure>{picture}<figcaption>{said}<br>{truth}</figcaption></figure>"
+
+
+def _explained(picture: str, caption: str, beside: Beside) -> str:
+    """A mistake with its heat map, and the training picture most like it."""
+    like = ""
+    if beside.id:
+        said = f"most like it <b>{text(beside.label)}</b><br>similarity {beside.similarity:.2f}"
+        said += markup.file_name(beside.id)
+        alt = f"{text(beside.id)}: {text(beside.label)}, learnt from"
+        image = f'<img src="{text(beside.image)}" alt="{alt}" loading="lazy">'
+        shown = image if beside.image else '<span class="blank"></span>'
+        like = f"<div>{shown}<p>{said}</p></div>"
+    return f'<figure class="pair"><div>{picture}<figcaption>{caption}</figcaption></div>{like}</figure>'
 
 
 def _mistakes(report: Report) -> str:
     shots = report.mistakes[:GALLERY]
-    return f'<div class="gallery">{"".join(map(_mistake, shots, range(len(shots))))}</div>' if shots else ""
+    if not shots:
+        return ""
+    figures_ = [_mistake(shot, number) for number, shot in enumerate(shots)]
+    pairs = [f for f, shot in zip(figures_, shots, strict=True) if shot.beside and shot.image]
+    others = [f for f, shot in zip(figures_, shots, strict=True) if not (shot.beside and shot.image)]
+    rest = f'<div class="gallery">{"".join(others)}</div>' if others else ""
+    return (_HEAT_WORDS + f'<div class="pairs">{"".join(pairs)}</div>' if pairs else "") + rest
 
 
 def _pictures(report: Report) -> str:

@@ -1,9 +1,9 @@
 """The model file: one safetensors file holds all that a prediction needs, and nothing that runs (W).
 
 `Bundle` is a trained classifier at rest. Its JSON part lies in the header, the backbone's weights are the tensors
-`backbone.NAME`, the head's are `head.NAME`, those of the detector of strange pictures `unlike.NAME`; how the file
-itself is written and read safely is in `tensorfile`. Here is what the parts mean and how they must fit each other.
-Every fault is a `BundleError` that names the file.
+`backbone.NAME`, the head's are `head.NAME`, those of the detector of strange pictures `unlike.NAME`, training pictures
+in small are `neighbours.NAME`; how the file itself is written and read safely is in `tensorfile`. Here is what the
+parts mean and how they must fit each other. Every fault is a `BundleError` that names the file.
 """
 
 import os
@@ -19,6 +19,7 @@ from graftage.features.backbone import OUTPUTS, BackboneInfo
 from graftage.features.preprocess import Preprocess
 from graftage.learn.head import Head
 from graftage.measure.decide import Decisions
+from graftage.serve.neighbours import Neighbours
 from graftage.serve.tensorfile import (
     Array,
     Damaged,
@@ -43,8 +44,8 @@ from graftage.serve.tensorfile import (
 #   3. give the old fields their new form in _check_info right after _check_format, so that one reader serves all;
 #   4. leave the refusal of newer formats as it is: an old graftage must not guess at a new file.
 # Format 2 added the backbone's `output`, the head's hidden layer and its transform "plain".
-# Format 3 added `decisions` (prediction sets, abstention, and the detector of pictures unlike those trained on) and the
-# tensors `pictures.NAME`, by which training pictures are known again.
+# Format 3 added `decisions` (prediction sets, abstention, and the detector of pictures unlike those trained on), the
+# tensors `pictures.NAME`, by which training pictures are known again, and `neighbours.NAME`, which show them in small.
 FORMAT = 3
 
 MAX_CLASSES = 100_000
@@ -71,6 +72,7 @@ class Bundle:
         decisions: what it promises beyond probabilities.
         pictures: by what the training pictures are known again: "pixels" uint8 (m, 8), the beginnings of their pixels'
             digests, and, where there are not too many, "thumbnails" uint8 (m, 32, 32), grey. Either may be missing.
+        neighbours: the training pictures in small, or None.
     """
 
     classes: tuple[str, ...]
@@ -86,6 +88,7 @@ class Bundle:
     created: str = ""
     decisions: Decisions = field(default_factory=Decisions)
     pictures: Mapping[str, Array] = field(default_factory=dict)
+    neighbours: Neighbours | None = None
 
 
 # Exactly these fields, exactly these types: the JSON part of format 3.
@@ -173,6 +176,8 @@ def _named(bundle: Bundle) -> dict[str, Array]:
     tensors: dict[str, Array] = {f"backbone.{name}": tensor for name, tensor in bundle.weights.items()}
     tensors |= {f"pictures.{name}": tensor for name, tensor in bundle.pictures.items()}
     tensors |= {f"head.{name}": tensor for name, tensor in bundle.head.to_tensors().items()}
+    known = {} if bundle.neighbours is None else bundle.neighbours.to_tensors()
+    tensors |= {f"neighbours.{name}": tensor for name, tensor in known.items()}
     return tensors | {f"unlike.{name}": tensor for name, tensor in bundle.decisions.to_tensors().items()}
 
 
@@ -278,6 +283,7 @@ def _assemble(header: Header, tensors: Mapping[str, Array]) -> Bundle:
         weights=parts["backbone"],
         head=_head(info["head"], parts["head"]),
         pictures=_pictures(parts["pictures"]),
+        neighbours=_neighbours(parts["neighbours"], info),
         **{name: info[name] for name in ("temperature", "scores", "data", "settings", "versions", "created")},
         decisions=_decisions(info["decisions"], parts["unlike"]),
     )
@@ -287,7 +293,7 @@ def _assemble(header: Header, tensors: Mapping[str, Array]) -> Bundle:
 
 def _parted(tensors: Mapping[str, Array]) -> dict[str, dict[str, Array]]:
     """The tensors by what they belong to."""
-    parts: dict[str, dict[str, Array]] = {"backbone": {}, "head": {}, "unlike": {}, "pictures": {}}
+    parts: dict[str, dict[str, Array]] = {"backbone": {}, "head": {}, "unlike": {}, "pictures": {}, "neighbours": {}}
     for name, tensor in tensors.items():
         owner, _, rest = name.partition(".")
         if owner not in parts or not rest:
@@ -304,6 +310,16 @@ def _pictures(tensors: dict[str, Array]) -> dict[str, Array]:
         if tensor.dtype != np.uint8 or tensor.shape[1:] != shapes[name] or tensor.ndim != len(shapes[name]) + 1:
             raise Damaged(f"tensor 'pictures.{name}' is {tensor.dtype} {tensor.shape}, not what it should be")
     return tensors
+
+
+def _neighbours(tensors: Mapping[str, Array], info: Json) -> Neighbours | None:
+    if not tensors:
+        return None
+    width, classes = _backbone(info["backbone"]).features, len(info["classes"])
+    try:
+        return Neighbours.from_tensors(tensors, features=width, n_classes=classes)
+    except _MISFITS as fault:
+        raise Damaged(f"its training pictures in small: {str(fault)[:200]}") from fault
 
 
 def _head(record: Json, tensors: Mapping[str, Array]) -> Head:

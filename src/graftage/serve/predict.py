@@ -8,12 +8,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from graftage.data.decode import DEFAULT_LIMITS, Limits
+from graftage.data.decode import DEFAULT_LIMITS, Limits, decode
+from graftage.data.sources import read
 from graftage.errors import BackboneError, BundleError, OptionError, PictureError
 from graftage.features.backbone import Backbone
 from graftage.features.engine import Forward, open_forward
@@ -22,6 +23,10 @@ from graftage.learn.temperature import softmax
 from graftage.measure.decide import Decisions, decided
 from graftage.serve.bundle import Bundle
 from graftage.serve.bundle import load as load_bundle
+from graftage.serve.neighbours import Similar
+
+if TYPE_CHECKING:
+    from graftage.serve.explain import Explainer, Heat
 
 _TOGETHER = 32  # features turned into logits at a time; the results do not depend on it
 
@@ -63,6 +68,25 @@ class Prediction:
         return sorted(self.probabilities)[-2] if self.probabilities else 0.0
 
 
+@dataclass(frozen=True, eq=False)
+class Explanation:
+    """Why the model says what it says of one input.
+
+    Attributes:
+        prediction: what it says.
+        label: the class that is explained, "" if the input was rejected.
+        heat: where in the picture that comes from; None if it was rejected.
+        pixels: the upright picture, uint8 (H, W, 3), as the heat map's `picture` lies over it; None if rejected.
+        similar: the training pictures most like it, the most similar first; empty where the model file knows none.
+    """
+
+    prediction: Prediction
+    label: str
+    heat: "Heat | None"
+    pixels: NDArray[np.uint8] | None
+    similar: tuple[Similar, ...]
+
+
 class Predictor:
     """A classifier, ready to answer. Make one with `load`.
 
@@ -88,6 +112,7 @@ class Predictor:
         self.limits = limits
         self.repair = repair
         self.source = source
+        self._explainer: Explainer | None = None
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -140,6 +165,52 @@ class Predictor:
             return _rejected(name, str(error))
         seen = Seen(Job(0, Path(name)), (vector,), notes="; ".join(picture.notes), repaired=picture.repaired)
         return replace(self._answers([seen])[0], path=name)
+
+    def explain(
+        self,
+        picture: str | Path | bytes,
+        *,
+        label: str | None = None,
+        similar: int = 5,
+        without: frozenset[str] = frozenset(),
+    ) -> Explanation:
+        """Where in a picture the answer comes from, and which training pictures are most like it.
+
+        Args:
+            picture: a file, or its bytes.
+            label: the class to explain; default: the predicted one.
+            similar: how many training pictures, at most.
+            without: names of training pictures that are not to be shown, such as the picture's own.
+
+        Raises:
+            OptionError: the model knows no such class.
+        """
+        k = None if label is None else self._class(label)
+        name = "" if isinstance(picture, bytes) else str(picture)
+        try:
+            data = picture if isinstance(picture, bytes) else read(Path(picture), limits=self.limits)
+            pixels = decode(data, cover=self.bundle.preprocess.cover, limits=self.limits, repair=self.repair).pixels
+        except PictureError as error:
+            return Explanation(_rejected(name, str(error)), "", None, None, ())
+        prediction = self.predict_bytes(data, name=name)
+        k = self.classes.index(prediction.label) if k is None else k
+        heat = self._heats().heat(pixels, k)
+        known = self.bundle.neighbours
+        near = [] if known is None else known.nearest(heat.features, similar, without=without)
+        return Explanation(prediction, self.classes[k], heat, pixels, tuple(near))
+
+    def _class(self, label: str) -> int:
+        if label not in self.classes:
+            shown = ", ".join(map(repr, self.classes[:10])) + (" …" if len(self.classes) > 10 else "")
+            raise OptionError(f"the model knows no class {label!r}; its classes are {shown}")
+        return self.classes.index(label)
+
+    def _heats(self) -> "Explainer":
+        if self._explainer is None:
+            from graftage.serve.explain import Explainer  # PyTorch, which predicting does not need
+
+            self._explainer = Explainer(self.bundle, self.forward)
+        return self._explainer
 
     def probabilities(self, X: NDArray[np.float32]) -> NDArray[np.float64]:
         """Features (n, D) float32 → calibrated probabilities (n, K)."""
