@@ -24,7 +24,7 @@ from graftage.serve.predict import Explanation, Predictor
 from graftage.settings import read_config
 
 LARGEST = 200  # pictures on a page: some 15 MB
-MISTAKES = 24  # of the report that get a heat map, as far as the time goes
+MISTAKES = 12  # of the report that get a heat map, as far as the time goes
 SECONDS = 10.0  # for them
 
 _SHOWN = 480  # pixels of the longer side on the page

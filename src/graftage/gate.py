@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from graftage.data.catalog import Catalog
 from graftage.data.grouping import Suspicion, by_pattern, groups_of, suspicions
 from graftage.data.split import exact_groups, folds, merge_groups
-from graftage.data.twins import LEVELS, Twins, find_twins, signature
+from graftage.data.twins import LEVELS, Twins, signature
+from graftage.features.copies import known_twins
 from graftage.features.looks import colours_of, digests_of, thumbnails_of
 from graftage.learn.gram import Smoother
 from graftage.learn.head import transform
@@ -86,7 +87,7 @@ def close(
     )
     files = exact_groups([catalog.entries[i].digest for i in rows])
     exact = merge_groups(files, exact_groups(pixels))
-    twins = find_twins(thumbnails, exact, X=X, y=catalog.labels()[rows], colours=colours_of(looks))
+    twins = known_twins(thumbnails, exact, X=X, y=catalog.labels()[rows], colours=colours_of(looks))
     notes, groups = _doubts(twins), twins.groups
     if pattern is not None:
         own, missed = by_pattern([catalog.entries[i].id for i in rows], pattern)
