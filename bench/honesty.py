@@ -22,6 +22,7 @@ import numpy as np
 
 from graftage import steps
 from graftage.data.catalog import Catalog
+from graftage.data.grouping import groups_of
 from graftage.learn import defaults
 from graftage.learn.temperature import softmax
 from graftage.measure.interval import wilson
@@ -76,7 +77,9 @@ def opened(data: str, work: Path) -> Opened:
     settings, journal = Settings(str(folder), recipe="linear"), Journal(Silent())
     catalog = steps.look_at_files(settings, journal)
     backbone, forward = steps.open_network(settings, catalog, np.array(catalog.usable), journal)
-    return Opened(name_of(data), steps.Looked(settings, backbone, forward, journal), catalog)
+    looked = steps.Looked(settings, backbone, forward, journal)
+    catalog, _ = looked.gate(catalog)
+    return Opened(name_of(data), looked, catalog)
 
 
 def draw(opened: Opened, n: int, seed: int, duplicates: float) -> Draw:
@@ -85,8 +88,8 @@ def draw(opened: Opened, n: int, seed: int, duplicates: float) -> Draw:
     usable = np.array(opened.catalog.usable)
     rows = stratified(opened.catalog.labels()[usable], round(n * (1 - duplicates)), rng)
     own = usable[rows]
-    digests = {opened.catalog.entries[i].digest for i in own}
-    rest = np.array([i for i in usable if opened.catalog.entries[i].digest not in digests])
+    groups = groups_of(opened.catalog)
+    rest = usable[~np.isin(groups[usable], groups[own])]
     catalog, copies = with_copies(opened.catalog, rng.choice(own, round(n * duplicates)))
     looked = replace(opened.looked, settings=replace(opened.looked.settings, seed=seed))
     usual = defaults.plan(n)

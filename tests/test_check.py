@@ -33,7 +33,7 @@ def faulty(tmp_path_factory: pytest.TempPathFactory, own_cache: Path) -> Path:
     grey = Image.new("RGB", one.size, (120, 120, 120))
     photos.save(root / "palace", [one.point(lambda v: v // 16)], prefix="dark")
     photos.save(root / "palace", [Image.blend(one.filter(ImageFilter.GaussianBlur(15)), grey, 0.8)], prefix="blurred")
-    photos.save(root / "dahlia", photos.crops("flower.jpg", 1, seed=7, size=(420, 100)), prefix="long")
+    photos.save(root / "dahlia", photos.crops("flower.jpg", 1, seed=7, size=(300, 70)), prefix="long")
     shutil.copy(root / "palace" / "0.jpg", root / "palace" / "copy.jpg")
     shutil.copy(root / "palace" / "1.jpg", root / "dahlia" / "conflict.jpg")
     (root / "palace" / "text.jpg").write_text("not a picture")

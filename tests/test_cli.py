@@ -247,7 +247,7 @@ def test_the_log_is_valid_json_from_start_to_end(locked: Path) -> None:
     lines = [json.loads(line) for line in (locked / "log.jsonl").read_text().splitlines()]
     assert [line["stage"] for line in lines if line["event"] == "start"][-2:] == ["write", "report"]
     assert lines[-1]["event"] == "end"
-    assert {line["event"] for line in lines} <= {"start", "end", "row"}
+    assert {line["event"] for line in lines} <= {"start", "end", "row", "test opened"}
 
 
 def test_odd_names_of_folders_pass_through_all_files(tmp_path: Path) -> None:

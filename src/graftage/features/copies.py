@@ -37,7 +37,7 @@ def known_twins(thumbnails: Bytes, exact: Ints, *, X: Floats, y: Ints, colours: 
         ValueError,
         KeyError,
         zipfile.BadZipFile,
-    ):  # not asked before, or somebody has changed the file
+    ):  # asked for the first time, or a damaged file
         found = find_twins(thumbnails, exact, X=X, y=y, colours=colours)
         write_whole(file, _written(found))
         return found
