@@ -94,7 +94,10 @@ def _principal(X: Floats) -> Floats:
 
 
 def _scaled(places: Floats) -> Floats:
-    return np.asarray(places / max(np.abs(places).max(initial=0.0), _LEAST))
+    if not len(places):
+        return places
+    places = places - (places.max(axis=0) + places.min(axis=0)) / 2
+    return np.asarray(places / max(np.abs(places).max(), _LEAST))
 
 
 def _squared_distances(X: Floats) -> Floats:

@@ -34,19 +34,18 @@ def scatter(dots: Sequence[Dot], classes: Sequence[str]) -> str:
     """The map as SVG, mistakes drawn last, with a choice of the class to show and a place for the picture looked at."""
     if not dots:
         return ""
+    tall = min(1.0, max(abs(dot.y) for dot in dots) + 0.02)  # half of the height, where the map is flat
     order = sorted(range(len(dots)), key=lambda i: dots[i].true != dots[i].predicted)
     marks = "".join(_mark(dots[i], i, classes) for i in order)
     wrong = sum(dot.true != dot.predicted for dot in dots)
     title = f"Map of {len(dots)} held-out pictures, {wrong} of them wrong"
     names = "".join(f'<option value="{k}">{text(name)}</option>' for k, name in enumerate(classes))
     choice = f'<label>Show <select class="of-class"><option value="">all classes</option>{names}</select></label>'
-    drawing = (
-        f'<svg class="map" role="group" viewBox="0 0 {_SIDE} {_SIDE}" aria-label="{title}"><title>{title}</title>'
-        f"{marks}</svg>"
-    )
+    box = f"0 {_SIDE * (1 - tall) / 2:.0f} {_SIDE} {_SIDE * tall:.0f}"
+    head = f'<svg class="map" role="group" viewBox="{box}" aria-label="{title}"><title>{title}</title>'
     hint = '<p class="quiet screen-only">Point at a dot, or move with the arrow keys.</p>'
     looked = f'<div class="looked" aria-live="polite">{hint}</div>'
-    return f'<div class="chart"><p class="choice screen-only">{choice}</p>{drawing}</div>{looked}'
+    return f'<div class="chart"><p class="choice screen-only">{choice}</p>{head}{marks}</svg></div>{looked}'
 
 
 def _mark(dot: Dot, number: int, classes: Sequence[str]) -> str:
