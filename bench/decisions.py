@@ -10,8 +10,8 @@ EfficientNet-Lite0, pictures squashed; classifier: ridge regression with its tem
 - pictures of another set get lower p-values than held-out ones of the same: AUROC at least 0.95, for every pair;
 - at the 1 % setting 0.3 to 2 % of held-out pictures of the same set are flagged.
 
-A quarter of each set is held out, at random by groups of equal files, once for every seed; nothing was chosen by these
-pairs: what the detector consists of was chosen with classes left out of one set.
+A quarter of each set is held out, at random by groups of equal files, once for every seed. What the detector is made
+of was chosen with classes left out of one set; how it treats small sets was changed after a first look at these pairs.
 """
 
 import argparse
