@@ -1,6 +1,7 @@
 """What all tests share: a cache of their own, no network, and pictures made on the fly."""
 
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from io import BytesIO
 from pathlib import Path
@@ -116,3 +117,17 @@ def locked(class_folders: Path, own_cache: Path, tmp_path_factory: pytest.TempPa
     said = photos.graftage("train", class_folders, "-o", folder, "--test", "0.3", "--folds", "3", "--fit", "crop")
     assert said.status == 0, said.err
     return folder
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """A headless Chromium; where there is none, tests of pages are skipped."""
+    api = pytest.importorskip("playwright.sync_api")
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("there is no Chromium on this machine")
+    quiet = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
+    with api.sync_playwright() as play:
+        browser = play.chromium.launch(executable_path=chromium, args=quiet)
+        yield browser
+        browser.close()

@@ -93,7 +93,7 @@ def shots(
     p, y = outcome(len(names), n)
     cells: dict[tuple[int, int], list[Shot]] = {}
     for i, (true, said) in enumerate(zip(y.tolist(), p.argmax(1).tolist(), strict=True)):
-        unique = image and f"{image}{i}"
+        unique = image.replace(";base64", f";n={i};base64")
         shot = Shot(f"{names[true]}/{i}.jpg", names[true], names[said], float(p[i].max()), names[0], unique)
         cells.setdefault((true, said), []).append(shot)
     wrong = [s for (true, said), group in cells.items() if true != said for s in group]
