@@ -657,10 +657,22 @@ def test_a_watcher_is_told_the_stages(class_folders: Path, tmp_path: Path) -> No
     gr.train(class_folders, watcher=Told(), output=tmp_path / "run", folds="3", fit="crop")
     gate = ["look for copies and groups", "look for series"]
     first = ["look at every file", "prepare the network", "features", *gate, "features", "head", "decide", "measure"]
-    last = ["map", "remember pictures", "learning curve", "heat maps of mistakes", "write", "report"]
+    last = ["map", "remember pictures", "labels", "learning curve", "heat maps of mistakes", "write", "report"]
     assert stages == [*first, *last]
     assert (48, 48) in steps
     assert all(done <= total for done, total in steps)
+
+
+def test_labels_that_look_wrong_are_among_the_problems(tmp_path: Path) -> None:
+    root = photos.two_classes(tmp_path / "photos", 24)
+    photos.save(root / "palace", photos.crops("flower.jpg", 1, seed=5), prefix="wrong")
+    train(root, tmp_path / "run", "--recipe", "linear")
+    rows = [row for row in table(tmp_path / "run" / "problems.csv") if row["kind"] == "likely wrong label"]
+    assert rows[0]["id"] == "palace/wrong0.jpg"
+    assert rows[0]["severity"] == "warning"
+    assert rows[0]["detail"].startswith("looks like dahlia: ")
+    assert len(rows) <= 2
+    assert "looks like dahlia" in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
 
 
 def test_fit_takes_files_and_labels(class_folders: Path) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graftage.data.catalog import Catalog, Entry, scan
-from graftage.data.checks import Severity
+from graftage.data.checks import Problem, Severity
 from graftage.data.decode import Limits
 from graftage.data.findings import Finding, structural, worst_first
 from graftage.data.quality import Look, look, oddities
@@ -33,6 +33,7 @@ PROBLEMS = "problems.csv"
 
 _FOLDS = 5
 _MANY_WRONG = 0.1  # share of labels flagged from which scores suffer seriously; hard classes alone reach 5 %
+_ASKED_AT_MOST = 20_000  # pictures of a training run whose labels are examined: the neighbours of more take minutes
 _FAR = 3.0  # robust standard deviations of the log-distance to the neighbours: 0 to 2.4 % of five real sets lie beyond
 _SOURCE_CLUES = ("pattern of the file name", "number in the file name")  # no network sees a name
 
@@ -211,6 +212,41 @@ def held_out(X: NDArray[np.float32], y: Ints, held: Ints, *, seed: int) -> tuple
 
 def _calibrated(found: Searched, family: Family) -> Floats:
     return softmax(found.logits[family] / found.trials[found.best[family]].temperature)
+
+
+def likely_wrong(
+    catalog: Catalog, rows: Ints, X: NDArray[np.float32], y: Ints, groups: Ints, searched: Searched, seed: int
+) -> tuple[Problem, ...]:
+    """Labels of a training run that look wrong, most doubtful first, by what its own search says of pictures held out.
+
+    Args:
+        catalog: the pictures.
+        rows: (n,) catalog indices of the pictures learnt from.
+        X: float32 (n, D) their features.
+        y: int64 (n,) their classes.
+        groups: int64 (n,) pictures that belong together.
+        searched: with held-out logits of all n.
+        seed: of the bootstrap.
+    """
+    others: tuple[Family, ...] = ("logistic", "gaussian")
+    second = next((family for family in others if family in searched.logits), None)
+    chosen = _learnable(y, groups)
+    if second is None or len(rows) > _ASKED_AT_MOST or len(np.unique(y[chosen])) < 2:
+        return ()
+    first, other = (_calibrated(searched, family)[chosen] for family in ("ridge", second))
+    unit = transform(X[chosen], "root")
+    votes, _ = neighbour_votes(unit, y[chosen], groups[chosen], n_classes=len(catalog.classes))
+    found = suspects((first, other), votes, y[chosen], groups[chosen], rng=np.random.default_rng([seed, 8]))
+    return tuple(
+        Problem(
+            "likely wrong label",
+            "warning",
+            catalog.entries[rows[chosen[i]]].id,
+            f"looks like {catalog.classes[found.suggested[i]]}: {found.agreeing[i]} of 3 signals disagree with the "
+            f"label, whose probability is {found.probability[i]:.2f}",
+        )
+        for i in found.listed
+    )
 
 
 def _learnable(labels: Ints, groups: Ints) -> Ints:

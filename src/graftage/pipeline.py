@@ -31,7 +31,7 @@ from graftage import (
 from graftage.checking import Checked
 from graftage.cleaning import Cleaned
 from graftage.data.catalog import require_learnable, scan
-from graftage.data.checks import problems
+from graftage.data.checks import by_severity, problems
 from graftage.data.grouping import groups_of
 from graftage.data.sources import Source, Sources, labelled, natural_key
 from graftage.errors import DataError, OptionError
@@ -131,7 +131,11 @@ def train(data: str | Path | Settings, *, watcher: Watcher | None = None, **opti
             looked, catalog, table, learnt, closed, scores, tuned=tuned, decisions=decisions, neighbours=known
         )
         parts, copies = steps.in_their_parts(catalog, table), closed.near(len(catalog.entries))
-        faults = problems(parts, groups_of(catalog), copies)
+        with journal.stage("labels"):
+            wrong = checking.likely_wrong(
+                catalog, table.train, table.X, table.y, table.groups, learnt.searched, settings.seed
+            )
+        faults = by_severity([*problems(parts, groups_of(catalog), copies), *wrong])
         grown = growth.beside_training(table.X, table.y, table.groups, seed=settings.seed, journal=journal)
         answering = forward if tested is None else tested[0]
         predictor = Predictor(bundle, answering, limits=steps.limits_of(settings), repair=settings.repair)

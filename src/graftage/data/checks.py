@@ -26,7 +26,7 @@ class Problem:
 
     Attributes:
         kind: "conflicting labels", "train and test share", "rejected", "repaired", "few pictures", "imbalance",
-            "duplicates", "near-duplicates" or "empty class".
+            "duplicates", "near-duplicates", "likely wrong label" or "empty class".
         severity: "error" makes the results wrong, "warning" makes them worse, "note" is good to know.
         id: the picture's id, or the class's name.
         detail: what was found.
@@ -58,7 +58,12 @@ def problems(
         *_class_sizes(catalog, used),
         *(Problem("empty class", "note", name, "a class folder without files") for name in catalog.empty_classes),
     ]
-    return tuple(sorted(found, key=lambda problem: _RANK[problem.severity]))  # stable: keeps the order within
+    return by_severity(found)
+
+
+def by_severity(found: Iterable[Problem]) -> tuple[Problem, ...]:
+    """Problems, worst first; those of one severity keep their order."""
+    return tuple(sorted(found, key=lambda problem: _RANK[problem.severity]))
 
 
 def write_problems(found: Iterable[Problem], path: Path) -> None:
