@@ -675,6 +675,19 @@ def test_labels_that_look_wrong_are_among_the_problems(tmp_path: Path) -> None:
     assert "looks like dahlia" in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
 
 
+def test_a_model_may_keep_no_training_picture_not_even_in_small(tmp_path: Path) -> None:
+    root = photos.two_classes(tmp_path / "photos", 8)
+    for name, options in (("with", ()), ("without", ("--no-remember",))):
+        train(root, tmp_path / name, "--recipe", "linear", *options)
+    kept, bare = (gr.load(tmp_path / name / "model.safetensors").bundle for name in ("with", "without"))
+    assert set(kept.pictures) == {"pixels", "thumbnails"}
+    assert kept.neighbours is not None
+    assert set(bare.pictures) == {"pixels"}
+    assert bare.neighbours is None
+    assert b"0.jpg" in (tmp_path / "with" / "model.safetensors").read_bytes()
+    assert b"0.jpg" not in (tmp_path / "without" / "model.safetensors").read_bytes()
+
+
 def test_fit_takes_files_and_labels(class_folders: Path) -> None:
     paths = sorted(class_folders.rglob("*.jpg"))
     model = fit(paths, [f"n{path.parent.name}" for path in paths], fit="crop")

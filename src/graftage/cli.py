@@ -68,7 +68,7 @@ _HELP = {
     "coverage": ("", "SHARE", "how often prediction sets shall hold the true class (default: 0.9)"),
     "max_error": ("", "SHARE", "largest error among the answers that are not marked as unsure (default: 0.01)"),
     "resume": ("", "", "go on with the interrupted run of the same command"),
-    "remember": ("", "", "keep training pictures' names and features in small in the model file, for explain"),
+    "remember": ("", "", "keep training pictures in small in the model file, for explain and to know copies of them"),
     "track": ("", "LIST", "loggers beside log.jsonl: tensorboard, wandb, mlflow, joined by commas"),
     "epochs": ("", "N", "passes over the pictures (default, as for all below: by network family, data size, budget)"),
     "batch_size": ("-b", "N", "pictures per step, over all processes"),

@@ -320,12 +320,12 @@ class Signed:
     level: float
 
 
-def signed(catalog: Catalog, train: Ints, closed: Gate) -> Signed:
-    """The signatures of the training pictures `train`, catalog indices (m,)."""
+def signed(catalog: Catalog, train: Ints, closed: Gate, *, thumbnails: bool) -> Signed:
+    """The signatures of the training pictures `train`, catalog indices (m,); without thumbnails where not wanted."""
     place = {int(row): i for i, row in enumerate(closed.rows)}
     chosen = [place[int(row)] for row in train]
     pixels = np.array([list(bytes.fromhex(short(catalog.entries[row].pixels))) for row in train], dtype=np.uint8)
-    if len(chosen) > _SIGNED:
+    if len(chosen) > _SIGNED or not thumbnails:
         return Signed({"pixels": pixels}, COPY)
     small = closed.signatures[chosen]
     return Signed({"pixels": pixels, "thumbnails": small}, level_known(small, closed.twins.groups[chosen]))

@@ -565,7 +565,7 @@ def make_bundle(
 ) -> Bundle:
     """Everything that the model file holds."""
     backbone = looked.backbone if tuned is None else tuned.backbone
-    signed = outcome.signed(catalog, table.train, closed)
+    signed = outcome.signed(catalog, table.train, closed, thumbnails=looked.settings.remember)
     return Bundle(
         classes=catalog.classes,
         preprocess=backbone.preprocess.with_fit(learnt.fit),
