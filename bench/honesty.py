@@ -20,7 +20,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from graftage import steps
+from graftage import looking, parting, steps
 from graftage.data.catalog import Catalog
 from graftage.data.grouping import groups_of
 from graftage.learn import defaults
@@ -58,7 +58,7 @@ class Opened:
     """A set with its network: everything but the pictures that a draw takes."""
 
     name: str
-    looked: steps.Looked
+    looked: looking.Looked
     catalog: Catalog
 
     def sizes(self) -> list[int]:
@@ -75,9 +75,9 @@ def opened(data: str, work: Path) -> Opened:
     folder = work / f"{name_of(data)}-all"
     link([*train, *test], folder)
     settings, journal = Settings(str(folder), recipe="linear"), Journal(Silent())
-    catalog = steps.look_at_files(settings, journal)
-    backbone, forward = steps.open_network(settings, catalog, np.array(catalog.usable), journal)
-    looked = steps.Looked(settings, backbone, forward, journal)
+    catalog = looking.look_at_files(settings, journal)
+    backbone, forward = looking.open_network(settings, catalog, np.array(catalog.usable), journal)
+    looked = looking.Looked(settings, backbone, forward, journal)
     catalog, _ = looked.gate(catalog)
     return Opened(name_of(data), looked, catalog)
 
@@ -93,7 +93,7 @@ def draw(opened: Opened, n: int, seed: int, duplicates: float) -> Draw:
     catalog, copies = with_copies(opened.catalog, rng.choice(own, round(n * duplicates)))
     looked = replace(opened.looked, settings=replace(opened.looked.settings, seed=seed))
     usual = defaults.plan(n)
-    split = steps.Partition(np.concatenate([own, copies]), own[:0], "cross-validation", usual.folds, usual.repeats)
+    split = parting.Partition(np.concatenate([own, copies]), own[:0], "cross-validation", usual.folds, usual.repeats)
     catalog, fit, others = steps.choose_fit(looked, catalog, split)
     catalog, table = steps.tabulate(looked, catalog, split, fit)
     learnt = steps.learn(table, fit, split, seed, looked.journal)

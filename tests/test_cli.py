@@ -15,7 +15,7 @@ from PIL import Image
 
 import graftage as gr
 import photos
-from graftage import cli
+from graftage import flags
 from photos import Said, graftage, save, table
 
 COMMANDS = [
@@ -80,7 +80,7 @@ def test_every_option_of_training_is_a_flag_with_help() -> None:
     said = graftage("train", "--help").out
     for name in vars(gr.Settings("x")):
         assert name == "data" or f"--{name.replace('_', '-')}" in said
-    assert all(text.strip() for _, _, text in cli._HELP.values())
+    assert all(text.strip() for _, _, text in flags._HELP.values())
 
 
 def test_the_module_is_the_command() -> None:

@@ -15,7 +15,7 @@ from sklearn.model_selection import cross_val_predict
 
 import graftage as gr
 import photos
-from graftage import gate, steps
+from graftage import gate, parting, steps
 from graftage.data.catalog import Catalog, Entry
 from graftage.data.decode import inspect
 from graftage.data.grouping import by_pattern, groups_of, suspicions
@@ -66,7 +66,7 @@ def test_no_group_is_ever_split(
     """In any kind of split: between train and test, between folds, and between the sides of a training on a fold."""
     catalog = data.draw(catalogs(splits))
     try:
-        split = steps.partition(catalog, Settings("photos", seed=seed, **options))
+        split = parting.partition(catalog, Settings("photos", seed=seed, **options))
     except gr.DataError:  # no picture is left to test on
         return
     groups, y = groups_of(catalog), catalog.labels()
@@ -101,7 +101,7 @@ def test_an_added_exact_duplicate_never_sits_in_another_fold_than_its_twin(
     if len(np.unique(groups)) >= 3:
         held = folds(more.labels(), groups, k=3, repeats=3, rng=np.random.default_rng(seed))
         assert (held[:, n] == held[:, twin]).all()
-    split = steps.partition(more, Settings("photos", seed=seed, test="0.3"))
+    split = parting.partition(more, Settings("photos", seed=seed, test="0.3"))
     assert np.isin(n, split.test) == np.isin(twin, split.test)
 
 

@@ -24,7 +24,7 @@ def simulated(error: Callable[[float], float], *, n: int = 500, seed: int = 0, e
 
 
 def curve_of(refits: Refits, seed: int = 0, **options: object) -> Curve:
-    return learning_curve(refits, rng=np.random.default_rng(seed), **options)  # type: ignore[arg-type]
+    return learning_curve(refits, rng=np.random.default_rng(seed), **options)
 
 
 def falling(m: float) -> float:

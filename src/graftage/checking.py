@@ -8,18 +8,18 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from graftage.data.catalog import Catalog, Entry, scan
+from graftage.data.catalog import Catalog, Entry
 from graftage.data.checks import Problem, Severity
-from graftage.data.decode import Limits
 from graftage.data.findings import Finding, structural, worst_first
 from graftage.data.quality import Look, look, oddities
-from graftage.data.sources import labelled, read
+from graftage.data.sources import read
 from graftage.data.split import folds
 from graftage.errors import OptionError, PictureError
 from graftage.features.engine import cores
 from graftage.learn.head import transform
 from graftage.learn.search import FAMILIES, Family, Searched, logistic_pays, search
 from graftage.learn.temperature import softmax
+from graftage.looking import limits_of
 from graftage.measure.shortcuts import Shortcut, clues, shortcuts
 from graftage.measure.suspects import Suspects, neighbour_votes, suspects
 from graftage.progress import Journal
@@ -106,23 +106,6 @@ def free_folder(data: str) -> Path:
     while (candidate := name if number == 1 else f"{name}-{number}") in taken:
         number += 1
     return parent / candidate
-
-
-def look_at_files(settings: Settings, journal: Journal) -> Catalog:
-    """Every file looked at once, learnable or not."""
-    with journal.stage("look at every file"):
-        return scan(
-            labelled(Path(settings.data)),
-            limits=limits_of(settings),
-            workers=settings.workers or cores(),
-            repair=settings.repair,
-            progress=journal.watcher.progress,
-        )
-
-
-def limits_of(settings: Settings) -> Limits:
-    """Largest file and picture that a check accepts."""
-    return Limits(max_bytes=settings.max_bytes, max_pixels=settings.max_pixels)
 
 
 def looks_of(catalog: Catalog, settings: Settings, journal: Journal) -> tuple[Catalog, Looks]:

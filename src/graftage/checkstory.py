@@ -7,11 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from graftage import outcome, story
-from graftage.checking import PROBLEMS, Asked, Checked, in_words, limits_of
+from graftage.checking import PROBLEMS, Asked, Checked, in_words
 from graftage.data.catalog import Catalog
 from graftage.data.findings import KINDS, Finding, write_findings
 from graftage.errors import StoreError
 from graftage.features.engine import cores
+from graftage.looking import limits_of
 from graftage.progress import Journal
 from graftage.report.check import SHOWN, Card, CheckPage, ClueRow, Group, render
 from graftage.settings import Settings

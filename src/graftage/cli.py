@@ -9,15 +9,15 @@ import os
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
-from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, get_type_hints
+from typing import TYPE_CHECKING
 
 import graftage
 from graftage import world
 from graftage.arguments import KindParser
 from graftage.errors import GraftageError, OptionError
-from graftage.settings import FITS, RECIPES, Settings, plain_type, read_config
+from graftage.flags import ALL, CHECKED, CURVED, PREVIEWED, add_flags, given_flags
+from graftage.settings import Settings, read_config
 
 if TYPE_CHECKING:
     from graftage.serve.predict import Predictor
@@ -42,71 +42,6 @@ examples:
   graftage train photos/ --test none --folds 5x4           cross-validation on all pictures
   graftage train -c runs/birds/config.toml -o runs/again   repeat a run
 """
-_HELP = {
-    "output": ("-o", "RUN", "folder that the run leaves (default: the next free name under runs/)"),
-    "backbone": ("", "ID", "pretrained network (default: bundled/efficientnet_lite0); see graftage backbones"),
-    "architecture": ("", "NAME", "timm name of the network, for a weights file whose own name does not tell it"),
-    "fit": ("", "HOW", f"how a picture is made square: {', '.join(FITS)} (default: auto, by cross-validation)"),
-    "test": ("", "SHARE", "auto, none (cross-validation on all), or a share to lock away such as 0.2 (default: auto)"),
-    "folds": ("", "KxR", "folds that choose the head, such as 5 or 5x4 (default: auto)"),
-    "group_by": ("", "PATTERN", "regular expression on paths; pictures whose first group is the same stay together"),
-    "seed": ("", "N", "of everything random (default: 42)"),
-    "device": ("", "WHERE", "auto, cpu or cuda (default: auto)"),
-    "precision": ("", "KIND", "auto, float32 or bfloat16, of the frozen network (default: auto)"),
-    "workers": ("-j", "N", "threads that decode (default: two more than there are cores)"),
-    "repair": ("", "", "use truncated pictures as far as they decode, instead of leaving them out"),
-    "max_bytes": ("", "N", "largest file accepted, bytes (default: 256 MiB)"),
-    "max_pixels": ("", "N", "largest picture accepted, pixels (default: 179 million)"),
-    "overwrite": ("", "", "replace the run that is already in RUN"),
-    "recipe": ("", "HOW", f"how the network is adapted: {', '.join(RECIPES)} (default: auto)"),
-    "budget": ("", "TIME", "time for the whole run: 30s, 10m, 2h (default: as long as the plan needs)"),
-    "metric": (
-        "",
-        "NAME",
-        "accuracy, balanced_accuracy or macro_f1; the latter two balance classes (default: accuracy)",
-    ),
-    "coverage": ("", "SHARE", "how often prediction sets shall hold the true class (default: 0.9)"),
-    "max_error": ("", "SHARE", "largest error among the answers that are not marked as unsure (default: 0.01)"),
-    "resume": ("", "", "go on with the interrupted run of the same command"),
-    "remember": ("", "", "keep training pictures in small in the model file, for explain and to know copies of them"),
-    "track": ("", "LIST", "loggers beside log.jsonl: tensorboard, wandb, mlflow, joined by commas"),
-    "epochs": ("", "N", "passes over the pictures (default, as for all below: by network family, data size, budget)"),
-    "batch_size": ("-b", "N", "pictures per step, over all processes"),
-    "opt": ("", "NAME", "adamw, adam or sgd"),
-    "lr": ("", "X", "peak learning rate of the last layers of the network"),
-    "head_lr": ("", "X", "peak learning rate of the head"),
-    "weight_decay": ("", "X", "of matrices and kernels; biases and norms have none"),
-    "momentum": ("", "X", "of sgd"),
-    "layer_decay": ("", "X", "factor on the learning rate from a layer to the one before it"),
-    "warmup": ("", "SHARE", "share of the steps in which the learning rate rises"),
-    "clip_grad": ("", "X", "largest norm of the gradient; 0 clips nothing"),
-    "smoothing": ("", "X", "label smoothing"),
-    "mixup": ("", "A", "alpha of mixup; 0 is off"),
-    "cutmix": ("", "A", "alpha of cutmix; 0 is off"),
-    "drop_path": ("", "X", "stochastic depth"),
-    "model_ema_decay": ("", "X", "decay of the moving average of the weights; 0 keeps none"),
-    "patience": ("", "SHARE", "stop after this share of the epochs without a better log-loss; 0 never stops"),
-    "aa": ("", "KIND", "augmentation: none, classic, crop or trivial (TrivialAugment)"),
-    "crop_scale": ("", "SHARE", "least share of the picture that a random crop keeps"),
-    "hflip": ("", "P", "chance of a left-right flip (default: 0.5 unless flips change the label)"),
-    "vflip": ("", "P", "chance of an upside-down flip"),
-    "reprob": ("", "P", "chance of random erasing"),
-    "views": ("", "N", "augmented views of each picture that are kept for the tail"),
-    "tail_share": ("", "SHARE", "share of the network's work that the tail is"),
-    "lora_rank": ("", "R", "rank of the adapters"),
-    "balance": ("", "HOW", "none, weights or sampling: how rare classes are made up for"),
-    "bn": ("", "HOW", "batch normalisation's statistics: frozen or batch"),
-    "amp": ("", "KIND", "mixed precision: auto, none, bfloat16 or float16 (default: auto)"),
-    "torchcompile": ("", "", "compile the network with torch.compile"),
-}
-
-# what of `_HELP` decides what the network sees
-_PREVIEWED = ("backbone", "architecture", "fit", "aa", "crop_scale", "hflip", "vflip", "reprob", "seed", "repair")
-
-# what of `_HELP` the learning curve listens to
-_CURVED = ("backbone", "architecture", "fit", "seed", "device", "precision", "workers", "repair")
-# what of `_HELP` decides what a check sees
-_CHECKED = ("backbone", "architecture", "seed", "device", "precision", "workers", "repair")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -184,26 +119,14 @@ def _add_train(commands: "Commands") -> None:
     parser.add_argument(
         "-c", "--config", type=Path, metavar="FILE", help="options from a config.toml; flags override it"
     )
-    hints = get_type_hints(Settings)
-    for field in fields(Settings):
-        if field.name != "data":
-            _add_option(parser, field.name, plain_type(hints[field.name]))
+    add_flags(parser, ALL)
     parser.set_defaults(run=_train)
-
-
-def _add_option(parser: argparse.ArgumentParser, name: str, kind: type) -> None:
-    short, metavar, text = _HELP[name]
-    names = [part for part in (short, "--" + name.replace("_", "-")) if part]
-    if kind is bool:
-        parser.add_argument(*names, dest=name, action=argparse.BooleanOptionalAction, default=None, help=text)
-    else:
-        parser.add_argument(*names, dest=name, type=kind, default=None, metavar=metavar, help=text)
 
 
 def _train(arguments: argparse.Namespace) -> int:
     from graftage.pipeline import train
 
-    given = {f.name: getattr(arguments, f.name) for f in fields(Settings) if getattr(arguments, f.name) is not None}
+    given = given_flags(arguments, ("data", *ALL))
     known = read_config(arguments.config) if arguments.config else {}
     if arguments.config and "output" not in given:
         known = {**known, "output": ""}  # a repeated run never lands on the one that it repeats
@@ -240,8 +163,7 @@ def _add_predict(commands: "Commands") -> None:
 
 
 def _add_engine_options(parser: argparse.ArgumentParser) -> None:
-    for name in ("device", "precision", "workers", "repair"):
-        _add_option(parser, name, {"workers": int, "repair": bool}.get(name, str))
+    add_flags(parser, ("device", "precision", "workers", "repair"))
 
 
 def _predict(arguments: argparse.Namespace) -> int:
@@ -354,8 +276,7 @@ def _add_compare(commands: "Commands") -> None:
     parser.add_argument("--data", type=Path, metavar="PHOTOS", help="pictures that both models shall answer for")
     parser.add_argument("-o", "--output", type=Path, metavar="FILE.json", help="write what was found here, too")
     parser.add_argument("--seed", type=int, default=42, metavar="N", help="of the bootstrap (default: 42)")
-    for option, kind in (("device", str), ("workers", int)):
-        _add_option(parser, option, kind)
+    add_flags(parser, ("device", "workers"))
     parser.set_defaults(run=_compare)
 
 
@@ -393,17 +314,14 @@ def _add_curve(commands: "Commands") -> None:
     parser.add_argument("-o", "--output", type=Path, default=page, metavar="PAGE.html", help=f"default: {page}")
     parser.add_argument("--target", type=float, metavar="SCORE", help="how many pictures does it take, such as 0.95")
     parser.add_argument("--metric", metavar="NAME", help="accuracy or balanced-accuracy (default: accuracy)")
-    hints = get_type_hints(Settings)
-    for name in _CURVED:
-        _add_option(parser, name, plain_type(hints[name]))
+    add_flags(parser, CURVED)
     parser.set_defaults(run=_curve)
 
 
 def _curve(arguments: argparse.Namespace) -> int:
     from graftage.pipeline import curve
 
-    names = ("metric", *_CURVED)
-    given = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
+    given = given_flags(arguments, ("metric", *CURVED))
     with _terminal() as terminal:
         found = curve(arguments.data, target=arguments.target, output=arguments.output, watcher=terminal, **given)
     _say(*found.summary)
@@ -423,9 +341,7 @@ def _add_check(commands: "Commands") -> None:
     )
     parser.add_argument("data", metavar="PHOTOS", help="class folders, or train/val/test folders of them")
     parser.add_argument("-o", "--output", type=Path, metavar="FOLDER", help="default: the next free name under checks/")
-    hints = get_type_hints(Settings)
-    for name in _CHECKED:
-        _add_option(parser, name, plain_type(hints[name]))
+    add_flags(parser, CHECKED)
     parser.set_defaults(run=_check)
 
 
@@ -433,7 +349,7 @@ def _check(arguments: argparse.Namespace) -> int:
     from graftage.checking import free_folder
     from graftage.pipeline import check
 
-    given = {name: getattr(arguments, name) for name in _CHECKED if getattr(arguments, name) is not None}
+    given = given_flags(arguments, CHECKED)
     with _terminal() as terminal:
         found = check(arguments.data, output=arguments.output or free_folder(arguments.data), watcher=terminal, **given)
     _say(*found.summary)
@@ -492,8 +408,7 @@ def _add_explain(commands: "Commands") -> None:
         help="training pictures to show (default: as the run beside MODEL says)",
     )
     parser.add_argument("--similar", type=int, default=5, metavar="N", help="of them for each picture (default: 5)")
-    for option, kind in (("device", str), ("precision", str), ("repair", bool)):
-        _add_option(parser, option, kind)
+    add_flags(parser, ("device", "precision", "repair"))
     parser.set_defaults(run=_explain)
 
 
@@ -528,16 +443,14 @@ def _add_augment_preview(commands: "Commands") -> None:
     page = Path("augment-preview.html")
     parser.add_argument("-o", "--output", type=Path, default=page, metavar="FILE", help=f"default: {page}")
     parser.add_argument("--count", type=int, default=24, metavar="N", help="about how many pictures (default: 24)")
-    hints = get_type_hints(Settings)
-    for name in _PREVIEWED:
-        _add_option(parser, name, plain_type(hints[name]))
+    add_flags(parser, PREVIEWED)
     parser.set_defaults(run=_augment_preview)
 
 
 def _augment_preview(arguments: argparse.Namespace) -> int:
     from graftage.pipeline import augment_preview
 
-    given = {name: getattr(arguments, name) for name in _PREVIEWED if getattr(arguments, name) is not None}
+    given = given_flags(arguments, PREVIEWED)
     with _terminal() as terminal:
         made = augment_preview(
             arguments.data, output=arguments.output, count=arguments.count, watcher=terminal, **given

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from graftage.data.catalog import Catalog
 from graftage.features.engine import Forward, choose_device, open_forward
 from graftage.learn.temperature import softmax
+from graftage.looking import Looked
 from graftage.measure.decide import Answers, Decisions, decided, fit_answers, fit_sets, least_answers, least_pictures
 from graftage.measure.promises import cross_decided, promises
 from graftage.measure.unlike import (
@@ -23,7 +24,7 @@ from graftage.measure.unlike import (
     sample,
 )
 from graftage.settings import Settings
-from graftage.steps import Learnt, Looked, Table
+from graftage.steps import Learnt, Table
 from graftage.story import Measured
 from graftage.tuning import Tuned
 

@@ -22,7 +22,9 @@ from graftage import (
     examine,
     explaining,
     growth,
+    looking,
     outcome,
+    parting,
     preview,
     steps,
     versus,
@@ -104,12 +106,12 @@ def train(data: str | Path | Settings, *, watcher: Watcher | None = None, **opti
     with outcome.run_folder(settings) as (folder, final), world.joined(choose_device(settings.device)):
         journal = Journal((watcher or Silent()) if not world.rank() else Silent(), folder / outcome.LOG)
         with world.first_alone():
-            catalog = steps.look_at_files(settings, journal)
-            early = steps.partition(catalog, settings)  # what cannot be split is told before the work
-            backbone, forward = steps.open_network(settings, catalog, early.train, journal)
-            looked = steps.Looked(settings, backbone, forward, journal)
+            catalog = looking.look_at_files(settings, journal)
+            early = parting.partition(catalog, settings)  # what cannot be split is told before the work
+            backbone, forward = looking.open_network(settings, catalog, early.train, journal)
+            looked = looking.Looked(settings, backbone, forward, journal)
             catalog, closed = looked.gate(catalog)
-            split = steps.partition(catalog, settings)
+            split = parting.partition(catalog, settings)
             suspected = steps.suspect(catalog, closed, split, settings.seed, journal)
             closed = closed.without_features()
             catalog, fit, others = steps.choose_fit(looked, catalog, split)
@@ -138,7 +140,7 @@ def train(data: str | Path | Settings, *, watcher: Watcher | None = None, **opti
         faults = by_severity([*problems(parts, groups_of(catalog), copies), *wrong])
         grown = growth.beside_training(table.X, table.y, table.groups, seed=settings.seed, journal=journal)
         answering = forward if tested is None else tested[0]
-        predictor = Predictor(bundle, answering, limits=steps.limits_of(settings), repair=settings.repair)
+        predictor = Predictor(bundle, answering, limits=looking.limits_of(settings), repair=settings.repair)
         beside = {} if world.rank() else explaining.mistakes(predictor, catalog, measured, journal)
         whole = Outcome(
             settings,
@@ -267,13 +269,13 @@ def check(
     settings = _settings(data, options)
     folder = checking.folder_for(output, settings.data)
     journal = Journal(watcher or Silent())
-    catalog = checking.look_at_files(settings, journal)
+    catalog = looking.look_at_files(settings, journal, learnable=False)
     catalog, looks = checking.looks_of(catalog, settings, journal)
     rows = np.array(catalog.usable, dtype=np.int64)
     groups, copies, asked, distance = groups_of(catalog), groups_of(catalog), None, np.zeros(0)
     if len(rows):
-        backbone, forward = steps.open_network(settings, catalog, rows, journal)
-        looked = steps.Looked(settings, backbone, forward, journal)
+        backbone, forward = looking.open_network(settings, catalog, rows, journal)
+        looked = looking.Looked(settings, backbone, forward, journal)
         catalog, closed = looked.gate(catalog, learnable=False)
         rows, groups, copies = closed.rows, groups_of(catalog), closed.near(len(catalog.entries))
         asked, distance = checking.ask(catalog, rows, closed.X, looks, groups, settings.seed, journal)
@@ -337,16 +339,16 @@ def fit(
     rows = tuple(Source(Path(p), str(p), label) for p, label in zip(paths, labels, strict=True))
     catalog = scan(
         Sources(Path(), rows, classes, (), "classes"),
-        limits=steps.limits_of(settings),
+        limits=looking.limits_of(settings),
         repair=settings.repair,
-        workers=steps.worker_count(settings),
+        workers=looking.worker_count(settings),
     )
     require_learnable(catalog)
     usable = np.array(catalog.usable, dtype=np.int64)
     usual = defaults.plan(len(usable))
-    split = steps.Partition(usable, usable[:0], "cross-validation", usual.folds, 1)
-    backbone, forward = steps.open_network(settings, catalog, split.train, journal)
-    looked = steps.Looked(settings, backbone, forward, journal)
+    split = parting.Partition(usable, usable[:0], "cross-validation", usual.folds, 1)
+    backbone, forward = looking.open_network(settings, catalog, split.train, journal)
+    looked = looking.Looked(settings, backbone, forward, journal)
     catalog, closed = looked.gate(catalog)
     closed = closed.without_features()
     split = replace(split, train=np.array(catalog.usable, dtype=np.int64))
@@ -359,7 +361,7 @@ def fit(
     decisions = deciding.rules(found, settings)
     bundle = steps.make_bundle(looked, catalog, table, learnt, closed, {}, tuned=adapted.tuned, decisions=decisions)
     return Predictor(
-        bundle, forward if tested is None else tested[0], limits=steps.limits_of(settings), repair=settings.repair
+        bundle, forward if tested is None else tested[0], limits=looking.limits_of(settings), repair=settings.repair
     )
 
 
@@ -496,12 +498,12 @@ def curve(
     settings, path = _settings(data, {**options, "metric": metric}), growth.page_file(output, data)
     growth.require_target(target)
     journal = Journal(watcher or Silent())
-    catalog = steps.look_at_files(settings, journal)
+    catalog = looking.look_at_files(settings, journal)
     own = any(entry.split in ("val", "test") for entry in catalog.entries)
-    split = steps.partition(catalog, settings if own else replace(settings, test="none"))
+    split = parting.partition(catalog, settings if own else replace(settings, test="none"))
     split = replace(split, test=split.test[:0], kind="cross-validation")
-    backbone, forward = steps.open_network(settings, catalog, split.train, journal)
-    looked = steps.Looked(settings, backbone, forward, journal)
+    backbone, forward = looking.open_network(settings, catalog, split.train, journal)
+    looked = looking.Looked(settings, backbone, forward, journal)
     catalog, fit, _ = steps.choose_fit(looked, catalog, split)
     catalog, table = steps.tabulate(looked, catalog, split, fit)
     for note in growth.few_notes(table.y, table.classes):

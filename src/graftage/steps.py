@@ -1,25 +1,19 @@
 """The steps of a training run, one function each, in the order in which `pipeline` calls them."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import partial
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from graftage import gate, openings, outcome, story, tuning, world
-from graftage.data.catalog import Catalog, Entry, require_learnable, scan
-from graftage.data.decode import Limits, decode
+from graftage.data.catalog import Catalog, Entry, require_learnable
 from graftage.data.grouping import groups_of
-from graftage.data.sources import labelled, read
-from graftage.data.split import folds, locked_test
-from graftage.errors import DataError, OptionError, PictureError
-from graftage.features.backbone import Backbone, find
-from graftage.features.engine import Forward, choose_device, cores, open_forward, prepared_weights
-from graftage.features.extract import Extracted, Seen, extract
-from graftage.features.prepare import prepare_elsewhere
-from graftage.features.preprocess import FITS, Fit, Preprocess
+from graftage.data.split import locked_test
+from graftage.errors import DataError
+from graftage.features.engine import Forward, choose_device, open_forward, prepared_weights
+from graftage.features.preprocess import Fit
 from graftage.gate import Gate, Suspected
 from graftage.ground import Ground, ground_pictures
 from graftage.learn import defaults
@@ -27,234 +21,25 @@ from graftage.learn.baseline import held_out_knn, knn_probabilities
 from graftage.learn.head import Head
 from graftage.learn.search import Searched, Trial, fit_head, search, simplest_within_one_error
 from graftage.learn.temperature import softmax
+from graftage.looking import Looked, fits_of
 from graftage.measure.decide import Decisions
 from graftage.measure.projection import flat_map
 from graftage.measure.scores import majority, score
 from graftage.measure.selection import Trials, bbc, corrected_scores
+from graftage.parting import Partition, folds_of, require_some
 from graftage.progress import Journal
 from graftage.serve.bundle import Bundle
 from graftage.serve.neighbours import LIMIT as NEIGHBOURS
 from graftage.serve.neighbours import Neighbours, balanced, remember
-from graftage.settings import Settings
 from graftage.states import States, folder_of
 from graftage.story import Leak, Measured
 from graftage.tuning import Adapted, Tuned
 
 Ints = NDArray[np.int64]
 
-_SQUARE = 1.02  # pictures no longer than this are square: padding and squashing them is the same
 _ON_THE_MAP = 300  # pictures: each is a thumbnail in the report
 LEAKED = "also in train, left out of the score"
 _TUNED_NEIGHBOURS = 1000  # pictures that the tuned network is run on once more, to know them again
-_SAMPLE_SQUARES = 8  # of the user's own pictures, to hold a new graph against PyTorch
-
-
-def worker_count(settings: Settings) -> int:
-    """Threads that look at files."""
-    return settings.workers or cores()
-
-
-def limits_of(settings: Settings) -> Limits:
-    """Largest file and picture that a run accepts."""
-    return Limits(max_bytes=settings.max_bytes, max_pixels=settings.max_pixels)
-
-
-def look_at_files(settings: Settings, journal: Journal) -> Catalog:
-    """Every file looked at once. Raises DataError if there is nothing to learn, before any work."""
-    with journal.stage("look at every file"):
-        catalog = scan(
-            labelled(Path(settings.data)),
-            limits=limits_of(settings),
-            workers=worker_count(settings),
-            repair=settings.repair,
-            progress=journal.watcher.progress,
-        )
-    require_learnable(catalog)
-    return catalog
-
-
-@dataclass(frozen=True, eq=False)
-class Partition:
-    """Which entries are learnt from, which are tested on, and by which folds the head is chosen."""
-
-    train: Ints
-    test: Ints
-    kind: str
-    k: int
-    repeats: int
-    leaked: Ints = field(default_factory=lambda: np.zeros(0, np.int64))  # to be tested on, but known from `train`
-
-
-def partition(catalog: Catalog, settings: Settings) -> Partition:
-    """The user's own test folder if there is one, else a locked share or cross-validation by `defaults.plan`.
-
-    Nothing here ever chooses by a validation folder, so where there is no test folder it serves as the test set; where
-    there is one, validation pictures are learnt from.
-    """
-    rows = np.array(catalog.usable, dtype=np.int64)
-    parts = np.array([catalog.entries[i].split for i in rows])
-    usual = defaults.plan(len(rows))
-    k, repeats = settings.fold_plan() or (usual.folds, usual.repeats)
-    part, kind = _own_test(catalog, settings)
-    if part:
-        train, test = rows[parts != part], _require_some(rows[parts == part], catalog, kind)
-        groups = groups_of(catalog)
-        leaks = np.isin(groups[test], groups[train])
-        return Partition(train, _require_clean(test[~leaks], test, catalog), kind, k, repeats, test[leaks])
-    share = settings.test_share()
-    share = usual.test_fraction if share is None else share
-    if not share:
-        return Partition(rows, rows[:0], "cross-validation", k, repeats)
-    y, groups = catalog.labels()[rows], groups_of(catalog)[rows]
-    inner = locked_test(y, groups, fraction=share, rng=np.random.default_rng([settings.seed, 1]))
-    if not len(inner.test):
-        raise OptionError(f"a test share of {share:g} sets none of {len(rows):,} pictures apart; take a larger --test")
-    return Partition(rows[inner.train], rows[inner.test], "locked", k, repeats)
-
-
-def _own_test(catalog: Catalog, settings: Settings) -> tuple[str, str]:
-    """The split of the user's own that is tested on, and what it is called; empty if there is none."""
-    given = {entry.split for entry in catalog.entries}
-    if "test" in given and settings.test != "auto":
-        raise OptionError(
-            f"{catalog.root} has a test folder, which is never learnt from, so test = {settings.test!r} cannot be "
-            "obeyed: leave it out, or give the train folder alone"
-        )
-    if settings.test != "auto":
-        return "", ""
-    kinds = {"test": "test folder", "val": "validation folder"}
-    return next(((part, kind) for part, kind in kinds.items() if part in given), ("", ""))
-
-
-def _require_some(rows: Ints, catalog: Catalog, kind: str) -> Ints:
-    if not len(rows):
-        raise DataError(f"{catalog.root}: none of the pictures to test on ({kind}) can be used; mend or remove them")
-    return rows
-
-
-def _require_clean(clean: Ints, test: Ints, catalog: Catalog) -> Ints:
-    if not len(clean):
-        raise DataError(
-            f"{catalog.root}: each of the {len(test):,} pictures to test on is also learnt from, as a copy or as one "
-            "of the same group, such as "
-            f"{catalog.entries[test[0]].id}: nothing is left to measure on. Take other test pictures, or give only the "
-            "train folder"
-        )
-    return clean
-
-
-def _folds(y: Ints, groups: Ints, split: Partition, *, repeats: int, seed: int) -> Ints:
-    k = min(split.k, len(np.unique(groups)))
-    if k < 2:
-        raise DataError(
-            "all pictures to learn from are one and the same file, copies of it, or one group: nothing can be learnt "
-            "from them"
-        )
-    return folds(y, groups, k=k, repeats=repeats, rng=np.random.default_rng([seed, 2]))
-
-
-def open_network(settings: Settings, catalog: Catalog, rows: Ints, journal: Journal) -> tuple[Backbone, Forward]:
-    """The pretrained network and its engine, checked on the first of the entries `rows`."""
-    with journal.stage("prepare the network"):
-        backbone = find(settings.backbone, architecture=settings.architecture or None)
-        sample = partial(_first_squares, catalog, rows, backbone.preprocess, settings)
-        device = choose_device(settings.device)
-        if device == "cpu":
-            prepare_elsewhere(backbone, settings.architecture, sample)
-        forward = open_forward(
-            backbone, backbone.preprocess, device=device, precision=settings.precision, sample=sample
-        )
-    for notice in forward.notices:
-        journal.note(notice)
-    precision = "bfloat16" if forward.name.endswith("bfloat16") else "float32"
-    return replace(backbone, info=replace(backbone.info, precision=precision)), forward
-
-
-def _first_squares(catalog: Catalog, rows: Ints, preprocess: Preprocess, settings: Settings) -> NDArray[np.uint8]:
-    squares: list[NDArray[np.uint8]] = []
-    for i in rows[: 4 * _SAMPLE_SQUARES]:
-        if len(squares) == _SAMPLE_SQUARES:
-            break
-        try:
-            data = read(catalog.entries[i].path, limits=limits_of(settings))
-            squares.append(preprocess.square(decode(data, cover=preprocess.cover, limits=limits_of(settings)).pixels))
-        except PictureError:  # it will be met again, and entered in the ledger
-            continue
-    return np.array(squares, np.uint8).reshape(-1, preprocess.size, preprocess.size, 3)
-
-
-@dataclass(frozen=True, eq=False)
-class Looked:
-    """The network, with everything that turning entries into features needs."""
-
-    settings: Settings
-    backbone: Backbone
-    forward: Forward
-    journal: Journal
-
-    def gate(self, catalog: Catalog, *, learnable: bool = True) -> tuple[Catalog, Gate]:
-        """Every usable picture looked at: the catalog with what belongs together, and what was found.
-
-        Features are those under the first fit that will be tried; they are kept, so they are not computed twice.
-        """
-        rows = np.array(catalog.usable, dtype=np.int64)
-        fit = _fits(self.settings, catalog, rows)[0]
-        catalog, rows, found = self._extracted(catalog, rows, [fit], looks=True)
-        if learnable:
-            require_learnable(catalog)
-        assert found.looks is not None
-        good = np.setdiff1d(np.arange(len(found.looks)), found.failed)
-        with self.journal.stage("look for copies and groups"):
-            catalog, closed = gate.close(
-                catalog, rows, found.features[0][good], found.looks[good], pattern=self.settings.grouping()
-            )
-        for note in closed.notes:
-            self.journal.note(note)
-        return catalog, closed
-
-    def features(
-        self, catalog: Catalog, rows: Ints, fits: Sequence[Fit]
-    ) -> tuple[Catalog, Ints, list[NDArray[np.float32]]]:
-        """Features of these entries under each fit.
-
-        Returns:
-            The catalog in which entries that could not be decoded are rejected; the rows that remain, (n,); for each
-            fit their features, float32 (n, D).
-        """
-        catalog, kept, found = self._extracted(catalog, rows, fits)
-        if len(kept) == len(rows):
-            return catalog, rows, list(found.features)
-        good = np.setdiff1d(np.arange(len(rows)), found.failed)
-        return catalog, kept, [X[good] for X in found.features]
-
-    def _extracted(
-        self, catalog: Catalog, rows: Ints, fits: Sequence[Fit], *, looks: bool = False
-    ) -> tuple[Catalog, Ints, Extracted]:
-        """The catalog without what would not decode, the rows that remain, and what was found for all of `rows`."""
-        entries = [catalog.entries[i] for i in rows]
-        with self.journal.stage("features"):
-            found = extract(
-                [entry.path for entry in entries],
-                [entry.digest for entry in entries],
-                forward=self.forward,
-                preprocesses=[self.backbone.preprocess.with_fit(fit) for fit in fits],
-                limits=limits_of(self.settings),
-                repair=self.settings.repair,
-                workers=self.settings.workers,
-                progress=self.journal.watcher.progress,
-                looks=looks,
-            )
-        catalog = catalog.with_entries({e.index: _after(e, s) for e, s in zip(entries, found.seen, strict=True)})
-        return catalog, rows[np.setdiff1d(np.arange(len(rows)), found.failed)], found
-
-
-def _after(entry: Entry, seen: Seen) -> Entry:
-    """The ledger's row once the picture has been decoded."""
-    if seen.reason:
-        return replace(entry, status="rejected", reason=seen.reason)
-    parts = [part for text in (entry.reason, seen.notes) for part in text.split("; ") if part]
-    remarks = "; ".join(dict.fromkeys(parts))  # pictures are looked at more than once
-    return replace(entry, status="repaired" if seen.repaired else entry.status, reason=remarks)
 
 
 @dataclass(frozen=True, eq=False)
@@ -267,14 +52,14 @@ class Others:
 
 def choose_fit(looked: Looked, catalog: Catalog, split: Partition) -> tuple[Catalog, Fit, Others]:
     """Crop, squash or pad, by the held-out log-loss of ridge regression; within one standard error the simpler."""
-    fits = _fits(looked.settings, catalog, split.train)
+    fits = fits_of(looked.settings, catalog, split.train)
     if len(fits) == 1:
         return catalog, fits[0], Others(split.train[:0], ())
     rows = _sample(catalog, split, looked.settings.seed)
     catalog, rows, views = looked.features(catalog, rows, fits)
     require_learnable(catalog)
     y = np.unique(catalog.labels()[rows], return_inverse=True)[1].astype(np.int64)
-    held = _folds(y, groups_of(catalog)[rows], split, repeats=1, seed=looked.settings.seed)
+    held = folds_of(y, groups_of(catalog)[rows], split, repeats=1, seed=looked.settings.seed)
     with looked.journal.stage("choose crop, squash or pad"):
         found = {
             fit: search(X, y, held, fit=fit, families=(), seed=looked.settings.seed)
@@ -284,14 +69,6 @@ def choose_fit(looked: Looked, catalog: Catalog, split: Partition) -> tuple[Cata
     chosen = simplest_within_one_error(leaders).candidate.fit
     others = tuple(trial for fit in fits if fit != chosen for trial in found[fit].trials)
     return catalog, next(fit for fit in fits if fit == chosen), Others(rows, others)
-
-
-def _fits(settings: Settings, catalog: Catalog, rows: Ints) -> list[Fit]:
-    if settings.fit != "auto":
-        return [fit for fit in FITS if fit == settings.fit]
-    sizes = [(catalog.entries[i].width, catalog.entries[i].height) for i in rows]
-    square = all(max(size) <= _SQUARE * min(size) for size in sizes)
-    return [fit for fit in FITS if fit != "pad" or not square]
 
 
 def _sample(catalog: Catalog, split: Partition, seed: int) -> Ints:
@@ -343,7 +120,7 @@ def tabulate(looked: Looked, catalog: Catalog, split: Partition, fit: Fit) -> tu
     first = int((~test).sum())  # training rows come first: views of X, no copies
     _require_classes(catalog, labels[:first])
     if len(split.test):
-        _require_some(rows[np.isin(rows, split.test)], catalog, split.kind)
+        require_some(rows[np.isin(rows, split.test)], catalog, split.kind)
     return catalog, Table(
         train=rows[:first],
         test=rows[first:],
@@ -391,7 +168,7 @@ class Learnt:
 
 def learn(table: Table, fit: Fit, split: Partition, seed: int, journal: Journal) -> Learnt:
     """The head: searched on the training pictures' folds, then fitted to all of them."""
-    held = _folds(table.y, table.groups, split, repeats=split.repeats, seed=seed)
+    held = folds_of(table.y, table.groups, split, repeats=split.repeats, seed=seed)
     with journal.stage("head"):
         searched = search(table.X, table.y, held, fit=fit, seed=seed)
         trial = searched.chosen()

@@ -301,7 +301,7 @@ def decided(decisions: Decisions, X: NDArray[np.float32] | None, probabilities: 
 
 
 def _is_number(value: object) -> bool:
-    return type(value) in (int, float) and 0 <= value < math.inf  # type: ignore[operator]
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf
 
 
 def _unlike_from(values: Mapping[str, Any] | None, tensors: Mapping[str, NDArray[np.generic]]) -> Unlike | None:

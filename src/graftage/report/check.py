@@ -3,9 +3,9 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib import resources
 
 from graftage.report import markup
+from graftage.report.frame import framed, template
 from graftage.report.markup import text
 
 SHOWN = 1500  # cards on the page; what is beyond is in the csv alone
@@ -96,12 +96,9 @@ class CheckPage:
 
 def render(page: CheckPage) -> str:
     """The whole page as one string that UTF-8 can hold."""
-    here = resources.files("graftage.report")
-    template, report, script = ((here / name).read_text("utf-8") for name in ("check.html", "page.html", "check.js"))
     parts: Mapping[str, str] = {
         "title": text(page.title),
-        "style": report[report.index("<style>") + len("<style>") : report.index("</style>")].strip(),
-        "script": script.strip(),
+        "script": template("check.js").strip(),
         "verdict": text(page.verdict),
         "notices": "".join(f"<li>{text(note)}</li>" for note in page.notes),
         "facts": markup.facts(page.facts),
@@ -111,9 +108,7 @@ def render(page: CheckPage) -> str:
         "usage": "".join(markup.code(caption, command) for caption, command in page.usage),
         "how": markup.paragraphs(page.how),
     }
-    # one pass over the template alone: what a user wrote is never searched for placeholders
-    whole = re.sub(r"\{\{(\w+)\}\}", lambda m: parts[m[1]], template)
-    return whole if page.notes else re.sub(r'<section class="notes".*?</section>\n', "", whole, flags=re.DOTALL)
+    return framed(template("check.html"), parts)
 
 
 def _filters(groups: Sequence[Group]) -> str:

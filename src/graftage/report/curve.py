@@ -1,13 +1,12 @@
 """A learning curve becomes one self-contained HTML page, in the look of the report."""
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import resources
 
 from graftage.measure.interval import Estimate
 from graftage.report import markup
 from graftage.report.fan import Fan, fan_chart
+from graftage.report.frame import framed, template
 from graftage.report.markup import text
 
 CLASSES = 200  # rows of the table of classes
@@ -54,11 +53,8 @@ class Growth:
 
 def render(growth: Growth) -> str:
     """The whole page as one string that UTF-8 can hold."""
-    here = resources.files("graftage.report")
-    template, report = ((here / name).read_text("utf-8") for name in ("curve.html", "page.html"))
     parts: Mapping[str, str] = {
         "title": text(growth.title),
-        "style": report[report.index("<style>") + len("<style>") : report.index("</style>")].strip(),
         "verdict": text(growth.verdict),
         "notices": "".join(f"<li>{text(note)}</li>" for note in growth.notes),
         "figure": figure(growth.fan),
@@ -68,9 +64,7 @@ def render(growth: Growth) -> str:
         "classes": _classes(growth),
         "how": markup.paragraphs(growth.how),
     }
-    # one pass over the template alone: what a user wrote is never searched for placeholders
-    page = re.sub(r"\{\{(\w+)\}\}", lambda m: parts[m[1]], template)
-    return page if growth.notes else re.sub(r'<section class="notes".*?</section>\n', "", page, flags=re.DOTALL)
+    return framed(template("curve.html"), parts)
 
 
 def figure(fan: Fan, words: str = "") -> str:

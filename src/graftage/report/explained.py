@@ -1,11 +1,10 @@
 """Explained pictures become one self-contained HTML page, in the look of the report."""
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import resources
 
 from graftage.report import markup
+from graftage.report.frame import framed, template
 from graftage.report.markup import text
 
 
@@ -67,19 +66,14 @@ class ExplainedPage:
 
 def render(page: ExplainedPage) -> str:
     """The whole page as one string that UTF-8 can hold."""
-    here = resources.files("graftage.report")
-    template, report = ((here / name).read_text("utf-8") for name in ("explained.html", "page.html"))
     parts: Mapping[str, str] = {
         "title": text(page.title),
-        "style": report[report.index("<style>") + len("<style>") : report.index("</style>")].strip(),
         "verdict": text(page.verdict),
         "notices": "".join(f"<li>{text(note)}</li>" for note in page.notes),
         "key": markup.HEAT_KEY,
         "cases": "".join(map(_case, page.cases)),
     }
-    # one pass over the template alone: what a user wrote is never searched for placeholders
-    whole = re.sub(r"\{\{(\w+)\}\}", lambda m: parts[m[1]], template)
-    return whole if page.notes else re.sub(r'<section class="notes".*?</section>\n', "", whole, flags=re.DOTALL)
+    return framed(template("explained.html"), parts)
 
 
 def _case(case: Case) -> str:

@@ -1,7 +1,7 @@
 """A finished run becomes one self-contained HTML page: no request to any network, nothing but this string to keep.
 
-`page.html` holds the words, the order and the style, `page.js` what moves; this module fills in what was measured.
-Everything that a user named (classes, files) passes through `markup.text`, or as escaped JSON into the script.
+`page.html` holds the words and the order, `style.css` the style, `page.js` what moves; this module fills in what was
+measured. All that a user named (classes, files) passes through `markup.text`, or as escaped JSON into the script.
 """
 
 import json
@@ -10,7 +10,6 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from importlib import resources
 
 import numpy as np
 
@@ -18,6 +17,7 @@ from graftage.measure.interval import Estimate
 from graftage.measure.scores import ClassScore, Scores
 from graftage.report import curve, figures, markup
 from graftage.report.fan import Fan
+from graftage.report.frame import framed, template
 from graftage.report.markup import text
 from graftage.report.scatter import Dot, scatter
 
@@ -189,16 +189,13 @@ def render(report: Report) -> str:
     Raises:
         AssertionError: a cell has more pictures than the confusion matrix counts (our mistake).
     """
-    here = resources.files("graftage.report")
-    template, script = ((here / name).read_text("utf-8") for name in ("page.html", "page.js"))
-    parts = {name: part(report) for name, part in PARTS.items()} | {"script": script}
-    kept = re.sub(r"<section .*?</section>\n", lambda m: _section(m[0], parts), template, flags=re.DOTALL)
+    parts = {name: part(report) for name, part in PARTS.items()} | {"script": template("page.js")}
+    kept = re.sub(r"<section .*?</section>\n", lambda m: _section(m[0], parts), template("page.html"), flags=re.DOTALL)
     parts["contents"] = "".join(
         f'<li><a href="#{place}">{heading}</a></li>'
         for place, heading in re.findall(r'<section id="(\w+)".*?<h2>(.*?)</h2>', kept, flags=re.DOTALL)
     )
-    # one pass over the template alone: what a user wrote is never searched for placeholders
-    return re.sub(r"\{\{(\w+)\}\}", lambda m: parts[m[1]], kept)
+    return framed(kept, parts)
 
 
 def _section(section: str, parts: Mapping[str, str]) -> str:

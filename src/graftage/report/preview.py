@@ -1,11 +1,10 @@
 """A few pictures and their augmented views become one self-contained HTML page, in the look of the report."""
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import resources
 
 from graftage.report import markup
+from graftage.report.frame import framed, template
 from graftage.report.markup import text
 
 
@@ -51,20 +50,15 @@ class Preview:
 
 def render(preview: Preview) -> str:
     """The whole page as one string that UTF-8 can hold."""
-    here = resources.files("graftage.report")
-    template, report = ((here / name).read_text("utf-8") for name in ("preview.html", "page.html"))
     parts: Mapping[str, str] = {
         "title": text(preview.title),
-        "style": report[report.index("<style>") + len("<style>") : report.index("</style>")].strip(),
         "verdict": text(preview.verdict),
         "notices": "".join(f"<li>{text(note)}</li>" for note in preview.notes),
         "options": _options(preview),
         "views": str(max((len(strip.views) for strip in preview.strips), default=0)),
         "strips": "".join(map(_strip, preview.strips)),
     }
-    # one pass over the template alone: what a user wrote is never searched for placeholders
-    page = re.sub(r"\{\{(\w+)\}\}", lambda m: parts[m[1]], template)
-    return page if preview.notes else re.sub(r'<section class="notes".*?</section>\n', "", page, flags=re.DOTALL)
+    return framed(template("preview.html"), parts)
 
 
 def _options(preview: Preview) -> str:
