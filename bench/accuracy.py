@@ -1,4 +1,4 @@
-"""Accuracy on folders of labelled pictures, as `graftage train` measures it.
+"""Accuracy of the head on frozen features, on folders of labelled pictures, as `graftage train` measures it.
 
 python bench/accuracy.py FOLDER...           each with its own split rule
 python bench/accuracy.py --folds FOLDER...   5-fold cross-validation on all pictures (folders without a test set)
@@ -15,7 +15,7 @@ import graftage
 def main() -> None:
     folds = "--folds" in sys.argv
     for folder in [arg for arg in sys.argv[1:] if not arg.startswith("--")]:
-        options: dict[str, object] = {"test": "none", "folds": "5x1"} if folds else {}
+        options: dict[str, object] = {"recipe": "linear", **({"test": "none", "folds": "5x1"} if folds else {})}
         with tempfile.TemporaryDirectory() as name:
             start = time.perf_counter()
             run = graftage.train(folder, output=Path(name) / "run", **options)
