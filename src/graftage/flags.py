@@ -11,6 +11,8 @@ ALL = tuple(field.name for field in fields(Settings) if field.name != "data")
 _HELP = {
     "output": ("-o", "RUN", "folder that the run leaves (default: the next free name under runs/)"),
     "backbone": ("", "ID", "pretrained network (default: bundled/efficientnet_lite0); see graftage backbones"),
+    "img_size": ("", "PIXELS", "side of the squares that the network sees (default: that of its pretraining)"),
+    "layers": ("", "N", "feature vectors taken from the network: 1, or 2 to 4 with earlier maps beside (default 1)"),
     "architecture": ("", "NAME", "timm name of the network, for a weights file whose own name does not tell it"),
     "fit": ("", "HOW", f"how a picture is made square: {', '.join(FITS)} (default: auto, by cross-validation)"),
     "test": ("", "SHARE", "auto, none (cross-validation on all), or a share to lock away such as 0.2 (default: auto)"),
@@ -67,12 +69,24 @@ _HELP = {
 }
 
 # what of `_HELP` decides what the network sees
-PREVIEWED = ("backbone", "architecture", "fit", "aa", "crop_scale", "hflip", "vflip", "reprob", "seed", "repair")
+PREVIEWED = (
+    "backbone",
+    "architecture",
+    "img_size",
+    "fit",
+    "aa",
+    "crop_scale",
+    "hflip",
+    "vflip",
+    "reprob",
+    "seed",
+    "repair",
+)
 
 # what of `_HELP` the learning curve listens to
-CURVED = ("backbone", "architecture", "fit", "seed", "device", "precision", "workers", "repair")
+CURVED = ("backbone", "architecture", "img_size", "layers", "fit", "seed", "device", "precision", "workers", "repair")
 # what of `_HELP` decides what a check sees
-CHECKED = ("backbone", "architecture", "seed", "device", "precision", "workers", "repair")
+CHECKED = ("backbone", "architecture", "img_size", "layers", "seed", "device", "precision", "workers", "repair")
 
 
 def add_flags(parser: argparse.ArgumentParser, names: Iterable[str]) -> None:

@@ -18,6 +18,7 @@ from graftage.features.engine import Forward, choose_device, cores, open_forward
 from graftage.features.extract import Extracted, Seen, extract
 from graftage.features.prepare import prepare_elsewhere
 from graftage.features.preprocess import FITS, Fit, Preprocess
+from graftage.features.variants import varied
 from graftage.gate import Gate
 from graftage.progress import Journal
 from graftage.settings import Settings
@@ -53,10 +54,16 @@ def look_at_files(settings: Settings, journal: Journal, *, learnable: bool = Tru
     return catalog
 
 
+def network_of(settings: Settings) -> Backbone:
+    """The pretrained network that a run asks for, at the size and with the layers that it asks for."""
+    spec = varied(settings.backbone, size=settings.img_size, layers=settings.layers)
+    return find(spec, architecture=settings.architecture or None)
+
+
 def open_network(settings: Settings, catalog: Catalog, rows: Ints, journal: Journal) -> tuple[Backbone, Forward]:
     """The pretrained network and its engine, checked on the first of the entries `rows`."""
     with journal.stage("prepare the network"):
-        backbone = find(settings.backbone, architecture=settings.architecture or None)
+        backbone = network_of(settings)
         sample = partial(_first_squares, catalog, rows, backbone.preprocess, settings)
         device = choose_device(settings.device)
         if device == "cpu":

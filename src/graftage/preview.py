@@ -17,9 +17,9 @@ from PIL import Image
 from graftage.data.decode import Limits, decode
 from graftage.data.sources import Source, Sources, read
 from graftage.errors import DataError, OptionError, PictureError, StoreError
-from graftage.features.backbone import find
 from graftage.features.preprocess import FITS, Fit, Preprocess
 from graftage.learn.augment import KINDS, Augment, augmented
+from graftage.looking import network_of
 from graftage.report.preview import Preview, Strip, render
 from graftage.settings import Settings
 
@@ -43,7 +43,7 @@ _FITS = {
 def preprocess_of(settings: Settings) -> Preprocess:
     """The plain square of the network asked for; squashed where training would choose the fit."""
     fit: Fit = next((fit for fit in FITS if fit == settings.fit), "squash")
-    return find(settings.backbone, architecture=settings.architecture or None).preprocess.with_fit(fit)
+    return network_of(settings).preprocess.with_fit(fit)
 
 
 def augment_of(settings: Settings) -> Augment:

@@ -29,6 +29,8 @@ _CHOICES = {
 INFINITE = float("inf")
 # Least and largest value of every number, both allowed; None, where a field may be None, leaves it to graftage.
 RANGES = {
+    "img_size": (32, 1024),
+    "layers": (1, 4),
     "seed": (0, INFINITE),
     "workers": (0, INFINITE),
     "max_bytes": (1, INFINITE),
@@ -70,6 +72,8 @@ class Settings:
         output: folder that the run leaves; "" takes the next free name under runs/.
         backbone: id of the pretrained network, see `graftage backbones`.
         architecture: timm name, for a weights file whose own name does not tell it.
+        img_size: side of the squares that the network sees, pixels; None takes that of its pretraining.
+        layers: feature vectors taken from the network: 1, its own, or with N − 1 earlier maps' means beside it.
         fit: "auto", or how every picture is made square: "crop", "squash" or "pad".
         test: "auto", "none" for cross-validation on all, or the share to lock away, above 0 and below 1.
         folds: "auto", or K or KxR: stratified K-fold, repeated R times.
@@ -100,6 +104,8 @@ class Settings:
     output: str = ""
     backbone: str = "bundled/efficientnet_lite0"
     architecture: str = ""
+    img_size: int | None = None
+    layers: int = 1
     fit: str = "auto"
     test: str = "auto"
     folds: str = "auto"
