@@ -126,7 +126,6 @@ def test_a_network_that_takes_its_own_size_only_says_so(weights_file: MakeFile) 
         ("convnext_atto", 320 + 160),
         ("vit_tiny_patch16_224", 192 + 192),
         ("mobilenetv3_small_050", 1024 + 24),
-        ("vgg11", 4096 + 512),
     ],
 )
 def test_layers_are_the_own_vector_and_the_mean_of_an_earlier_map(
@@ -134,7 +133,7 @@ def test_layers_are_the_own_vector_and_the_mean_of_an_earlier_map(
 ) -> None:
     path = str(weights_file(architecture))
     found = find(f"{path}#2", architecture=architecture)
-    squares = probe_squares(found.preprocess.size)
+    squares = probe_squares(found.preprocess.size)[:2]
     both = features(found, squares)
     assert both.shape[1] == found.info.features == width
     own = plain(path, squares)
@@ -182,7 +181,7 @@ def test_the_engine_agrees_on_a_variant() -> None:
 
 
 def test_engines_of_different_variants_are_kept_apart() -> None:
-    specs = [LITE, f"{LITE}@64", f"{LITE}#2", f"{LITE}#2@64"]
+    specs = [f"{LITE}@64", f"{LITE}@32", f"{LITE}#2@64"]
     keys = {open_forward(b, b.preprocess, device="cpu", precision="float32").key for b in map(find, specs)}
     assert len(keys) == len(specs)
 
