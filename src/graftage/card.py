@@ -3,6 +3,7 @@
 After Mitchell et al., Model Cards for Model Reporting, 2019.
 """
 
+from graftage.features.zoo import use_words
 from graftage.measure.scores import ClassScore
 from graftage.story import Outcome, no_signal
 
@@ -77,8 +78,8 @@ def _licences(outcome: Outcome) -> str:
     backbone = outcome.bundle.backbone
     known = "not known: ask where you have them from" if backbone.licence == "unknown" else backbone.licence
     return (
-        f"The licence of the pretrained weights is {known}. That of the pictures is yours to know, and goes on "
-        "counting for what was learnt from them."
+        f"The licence of the pretrained weights is {known} (commercial use: {use_words(backbone.licence)}). That of "
+        "the pictures is yours to know, and goes on counting for what was learnt from them."
     )
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import graftage
-from graftage import world
+from graftage import world, zoolist
 from graftage.arguments import KindParser
 from graftage.errors import GraftageError, OptionError
 from graftage.flags import ALL, CHECKED, CURVED, PREVIEWED, add_flags, given_flags
@@ -460,31 +460,15 @@ def _augment_preview(arguments: argparse.Namespace) -> int:
 
 
 def _add_backbones(commands: "Commands") -> None:
-    parser = _command(
-        commands,
-        "backbones",
-        "which pretrained networks there are",
-        text="The bundled networks, and how any other is named.",
-    )
-    parser.add_argument("search", nargs="?", metavar="TEXT", help="list timm's pretrained models whose name holds TEXT")
+    parser = _command(commands, "backbones", zoolist.SUMMARY, text=zoolist.TEXT, end=zoolist.END)
+    zoolist.add_arguments(parser)
     parser.set_defaults(run=_backbones)
 
 
 def _backbones(arguments: argparse.Namespace) -> int:
-    from graftage.features.backbone import BUNDLED, DEFAULT, bundled_path, search_hub
-
-    if arguments.search:
-        found = search_hub(arguments.search)
-        print("\n".join(found) if found else f"timm has no pretrained model whose name holds {arguments.search!r}")
-        return 0
-    print(f"{'id':<30} {'input':>5}  {'parameters':>10}  licence     pretrained on  here")
-    for name, bundled in BUNDLED.items():
-        here = "yes" if (path := bundled_path(bundled)) and path.is_file() else "no: package missing"
-        mark = " (default)" if name == DEFAULT else ""
-        size = f"{bundled.parameters / 1e6:.1f} M"
-        print(f"{name:<30} {bundled.input_size:>5}  {size:>10}  Apache-2.0  ImageNet-1k    {here}{mark}")
-    print("\ntimm/NAME.TAG                  any pretrained timm model, from the hub or its local cache")
-    print("PATH.safetensors, PATH.pth     a local file; --architecture NAME says which timm network it belongs to")
+    with _terminal() as terminal:
+        lines = zoolist.answer(arguments, terminal)
+    _say(*lines)
     return 0
 
 

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from dataclasses import fields
 from typing import Any, get_type_hints
 
+from graftage.features.zoo import GATES
 from graftage.settings import FITS, RECIPES, Settings, plain_type
 
 ALL = tuple(field.name for field in fields(Settings) if field.name != "data")
@@ -14,6 +15,7 @@ _HELP = {
     "img_size": ("", "PIXELS", "side of the squares that the network sees (default: that of its pretraining)"),
     "layers": ("", "N", "feature vectors taken from the network: 1, or 2 to 4 with earlier maps beside (default 1)"),
     "architecture": ("", "NAME", "timm name of the network, for a weights file whose own name does not tell it"),
+    "licence": ("", "GATE", f"refuse weights that may not be used so: {' or '.join(GATES[1:])} (default: none)"),
     "fit": ("", "HOW", f"how a picture is made square: {', '.join(FITS)} (default: auto, by cross-validation)"),
     "test": ("", "SHARE", "auto, none (cross-validation on all), or a share to lock away such as 0.2 (default: auto)"),
     "folds": ("", "KxR", "folds that choose the head, such as 5 or 5x4 (default: auto)"),
@@ -84,9 +86,32 @@ PREVIEWED = (
 )
 
 # what of `_HELP` the learning curve listens to
-CURVED = ("backbone", "architecture", "img_size", "layers", "fit", "seed", "device", "precision", "workers", "repair")
+CURVED = (
+    "backbone",
+    "architecture",
+    "img_size",
+    "layers",
+    "licence",
+    "fit",
+    "seed",
+    "device",
+    "precision",
+    "workers",
+    "repair",
+)
 # what of `_HELP` decides what a check sees
-CHECKED = ("backbone", "architecture", "img_size", "layers", "seed", "device", "precision", "workers", "repair")
+CHECKED = (
+    "backbone",
+    "architecture",
+    "img_size",
+    "layers",
+    "licence",
+    "seed",
+    "device",
+    "precision",
+    "workers",
+    "repair",
+)
 
 
 def add_flags(parser: argparse.ArgumentParser, names: Iterable[str]) -> None:

@@ -18,7 +18,8 @@ from graftage.features.engine import Forward, choose_device, cores, open_forward
 from graftage.features.extract import Extracted, Seen, extract
 from graftage.features.prepare import prepare_elsewhere
 from graftage.features.preprocess import FITS, Fit, Preprocess
-from graftage.features.variants import varied
+from graftage.features.variants import parse, varied
+from graftage.features.zoo import require_licence
 from graftage.gate import Gate
 from graftage.progress import Journal
 from graftage.settings import Settings
@@ -55,9 +56,17 @@ def look_at_files(settings: Settings, journal: Journal, *, learnable: bool = Tru
 
 
 def network_of(settings: Settings) -> Backbone:
-    """The pretrained network that a run asks for, at the size and with the layers that it asks for."""
+    """The pretrained network that a run asks for, at the size and with the layers that it asks for.
+
+    Raises:
+        BackboneError: it cannot be had, or `settings.licence` does not let its weights pass.
+    """
     spec = varied(settings.backbone, size=settings.img_size, layers=settings.layers)
-    return find(spec, architecture=settings.architecture or None)
+    for one in parse(spec).ids:
+        require_licence(one, None, settings.licence)  # before anything is fetched
+    backbone = find(spec, architecture=settings.architecture or None)
+    require_licence(spec, backbone.info.licence, settings.licence)
+    return backbone
 
 
 def open_network(settings: Settings, catalog: Catalog, rows: Ints, journal: Journal) -> tuple[Backbone, Forward]:

@@ -10,6 +10,7 @@ from types import UnionType
 from typing import Any, Self, get_args, get_type_hints
 
 from graftage.errors import OptionError
+from graftage.features.zoo import GATES
 
 FITS = ("auto", "crop", "squash", "pad")
 RECIPES = ("auto", "linear", "classic", "tail", "full", "lora", "norm", "scratch")
@@ -17,6 +18,7 @@ METRICS = ("accuracy", "balanced_accuracy", "macro_f1")
 
 # What each choice may be; "" leaves it to graftage.
 _CHOICES = {
+    "licence": GATES,
     "fit": FITS,
     "recipe": RECIPES,
     "metric": METRICS,
@@ -74,6 +76,8 @@ class Settings:
         architecture: timm name, for a weights file whose own name does not tell it.
         img_size: side of the squares that the network sees, pixels; None takes that of its pretraining.
         layers: feature vectors taken from the network: 1, its own, or with N − 1 earlier maps' means beside it.
+        licence: "", or what the licence of the network's weights must allow: "commercial" use in a product;
+            "commercial-or-unknown" lets also pass what is not known, for someone who has read its terms.
         fit: "auto", or how every picture is made square: "crop", "squash" or "pad".
         test: "auto", "none" for cross-validation on all, or the share to lock away, above 0 and below 1.
         folds: "auto", or K or KxR: stratified K-fold, repeated R times.
@@ -106,6 +110,7 @@ class Settings:
     architecture: str = ""
     img_size: int | None = None
     layers: int = 1
+    licence: str = ""
     fit: str = "auto"
     test: str = "auto"
     folds: str = "auto"

@@ -42,6 +42,7 @@ from graftage.features.keras_networks import (
 )
 from graftage.features.preprocess import Preprocess
 from graftage.features.variants import Variant, joined, layers_of, output_of, parse
+from graftage.features.zoo import facts_of, spdx
 
 if TYPE_CHECKING:
     import torch
@@ -192,13 +193,6 @@ def random_weights(architecture: str, *, seed: int, size: int | None = None) -> 
         torch.manual_seed(seed)
         module = _create(architecture, num_classes=0, size=size)
     return {name: _array(tensor) for name, tensor in module.state_dict().items()}
-
-
-def search_hub(text: str) -> list[str]:
-    """Ids of timm's pretrained models whose name holds `text`, in name order."""
-    import timm
-
-    return [f"timm/{name}" for name in timm.list_models(f"*{text}*", pretrained=True)]
 
 
 def imagenet_classifier(backbone_id: str) -> "torch.nn.Module":
@@ -352,7 +346,7 @@ def _described(backbone_id: str, architecture: str, path: Path) -> Backbone:
         features=features,
         input_size=size,
         weights_sha256=file_hash(path),
-        licence=str(config.get("license") or "unknown"),
+        licence=known.licence if (known := facts_of(backbone_id)) else spdx(config.get("license")),
         pretraining=str(config.get("tag") or "unknown"),
         parameters=sum(p.numel() for p in module.parameters()),
     )
