@@ -144,7 +144,8 @@ def test_a_variant_of_a_network_has_its_facts() -> None:
     plain = known_fact("timm/resnet50.a1_in1k")
     for suffix in ("@160", "#2", "#3@160", "@160#3"):
         assert facts_of(plain.id + suffix) is plain
-    for no in ("timm/resnet50", "timm/resnet50.a1_in1k@", "weights.safetensors", ""):
+    assert facts_of("timm/gcvit_tiny@224") is known_fact("timm/gcvit_tiny.in1k")  # its only weights
+    for no in ("timm/resnet50", "timm/gcvit", "timm/resnet50.a1_in1k@", "weights.safetensors", ""):
         assert facts_of(no) is None
 
 

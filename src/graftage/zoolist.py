@@ -54,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--input-size", type=_pixels, metavar="N", help="side of its square, or it takes any, pixels")
     parser.add_argument("--pretraining", default="", metavar="SET", help="learnt from, such as in21k or lvd142m")
     parser.add_argument("--min-top1", type=_percent, metavar="X", help="least accuracy on ImageNet-1k, percent")
-    parser.add_argument("--licence", default="", metavar="GATE", help=f"{' or '.join(zoo.GATES[1:])}: usable so")
+    parser.add_argument("--licence", default="", metavar="GATE", help=f"may be used so: {' or '.join(zoo.GATES[1:])}")
     parser.add_argument("--offline", action="store_true", help="only networks whose weights are here")
     parser.add_argument("--sort", choices=SORTS, default="top1", help="best first (default: top1)")
     parser.add_argument(

@@ -90,7 +90,11 @@ def known() -> Mapping[str, Facts]:
 
 def facts_of(backbone_id: str) -> Facts | None:
     """Facts of a network, also where its id asks for another input size or more layers (`ID@192`, `ID#2`), or None."""
-    return known().get(_VARIANT.sub("", backbone_id))
+    name = _VARIANT.sub("", backbone_id)
+    if name in known() or not name.startswith("timm/") or "." in name:
+        return known().get(name)
+    tagged = [facts for one, facts in known().items() if one.startswith(f"{name}.")]
+    return tagged[0] if len(tagged) == 1 else None  # which of several is meant, timm decides
 
 
 def families() -> tuple[str, ...]:
