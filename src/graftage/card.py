@@ -3,7 +3,6 @@
 After Mitchell et al., Model Cards for Model Reporting, 2019.
 """
 
-from graftage.features.zoo import use_words
 from graftage.measure.scores import ClassScore
 from graftage.story import Outcome, no_signal
 
@@ -78,7 +77,7 @@ def _licences(outcome: Outcome) -> str:
     backbone = outcome.bundle.backbone
     known = "not known: ask where you have them from" if backbone.licence == "unknown" else backbone.licence
     return (
-        f"The licence of the pretrained weights is {known} (commercial use: {use_words(backbone.licence)}). That of "
+        f"The licence of the pretrained weights is {known} (commercial use: {backbone.commercial_use}). That of "
         "the pictures is yours to know, and goes on counting for what was learnt from them."
     )
 

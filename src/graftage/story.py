@@ -17,7 +17,6 @@ from graftage.data.checks import Problem
 from graftage.data.decode import Limits, decode
 from graftage.data.sources import read
 from graftage.errors import PictureError
-from graftage.features.zoo import use_words
 from graftage.gate import Suspected
 from graftage.learn.search import Candidate, Trial
 from graftage.measure.calibration import reliability
@@ -355,7 +354,7 @@ def _model_facts(bundle: Bundle, size: int) -> dict[str, str]:
     return {
         "backbone": f"{backbone.id} ({backbone.architecture}), {backbone.parameters / 1e6:.1f} M parameters",
         "pretrained on": backbone.pretraining,
-        "licence of its weights": f"{backbone.licence}; commercial use: {use_words(backbone.licence)}",
+        "licence of its weights": f"{backbone.licence}; commercial use: {backbone.commercial_use}",
         "SHA-256 of its weights": backbone.weights_sha256,
         "input": f"{bundle.preprocess.size} × {bundle.preprocess.size} pixels, {bundle.preprocess.fit}",
         "head": f"{' and '.join(parts)}, {head.transform} features",

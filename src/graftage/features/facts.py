@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from graftage.errors import BackboneError
 from graftage.features.preprocess import Preprocess
+from graftage.features.zoo import use_words
 
 Weights = dict[str, NDArray[np.generic]]
 
@@ -42,6 +43,11 @@ class BackboneInfo:
     parameters: int
     precision: str = "float32"
     output: str = "pooled"
+
+    @property
+    def commercial_use(self) -> str:
+        """“yes”, “no” or “unknown”: whether the licence of the weights allows use in a product."""
+        return use_words(self.licence)
 
 
 @dataclass(frozen=True)

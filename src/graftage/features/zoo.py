@@ -196,9 +196,8 @@ def require_licence(backbone_id: str, licence: str | None, gate: str) -> None:
         why = f"its licence ({name}) allows no use in a product"
         way = ""
     else:
-        says = "is not known" if name == UNKNOWN else f"({name}) has terms of its own"
-        why = f"whether its licence allows use in a product is not known here: it {says}"
-        way = "; if you have read its terms and may use it, give --licence commercial-or-unknown"
+        why = f"its licence {'is not known' if name == UNKNOWN else f'({name}) has terms of its own'}"
+        way = "; if you have read its terms and may use it in a product, give --licence commercial-or-unknown"
     others = alternatives(facts, gate) if facts else ()
     near = f" Allowed and near to it: {', '.join(f.id for f in others)}." if others else ""
     raise BackboneError(f"backbone {backbone_id}: {why}, and --licence {gate} was asked for{way}.{near}")
