@@ -10,6 +10,7 @@ from graftage import outcome, story
 from graftage.checking import PROBLEMS, Asked, Checked, in_words
 from graftage.data.catalog import Catalog
 from graftage.data.findings import KINDS, Finding, write_findings
+from graftage.data.listing import title_of
 from graftage.errors import StoreError
 from graftage.features.engine import cores
 from graftage.looking import limits_of
@@ -121,11 +122,11 @@ def _page(checked: Checked, settings: Settings) -> CheckPage:
         )
         rows = tuple(ClueRow(s.clue, s.accuracy.percent(), s.verdict) for s in asked.shortcuts)
     return CheckPage(
-        title=Path(settings.data).resolve().name or "pictures",
+        title=title_of(settings.data) or "pictures",
         verdict=_verdict(checked),
         notes=checked.notes,
         facts={
-            "folder": str(settings.data),
+            "table" if checked.catalog.table else "folder": str(settings.data),
             "usable pictures": f"{counts['used'] + counts['repaired']:,}",
             "unusable files": f"{counts['rejected']:,}",
             "classes": f"{len(checked.catalog.classes):,}",
@@ -195,7 +196,8 @@ class _Thumbnails:
     """Small pictures for the findings that are shown, made side by side, until the page has had enough."""
 
     def __init__(self, catalog: Catalog, settings: Settings, found: Sequence[Finding]) -> None:
-        entries = {entry.id: entry for entry in catalog.entries}
+        # a table may list a file twice: the row that is used comes last, and stays
+        entries = {e.id: e for e in sorted(catalog.entries, key=lambda e: e.status != "rejected")}
         wanted = dict.fromkeys(name for f in found for name in (f.path, f.other) if name in entries)
         some = [entries[name] for name in wanted if entries[name].status != "rejected"][:_THUMBNAILS]
         limits = limits_of(settings)
