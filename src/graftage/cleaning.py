@@ -1,8 +1,8 @@
 """`graftage clean`: carries out the action column of a problems.csv. In folders it renames files and nothing else.
 
 Where a table was checked, its rows are what changes, see `correcting`. Everything is checked before anything is moved,
-by `moves`: aside into NAME-aside/ beside the folder NAME, or into another class folder. Whatever interrupts the work, the
-same command goes on, and undo goes back.
+by `moves`: aside into NAME-aside/ beside the folder NAME, or into another class folder. Whatever interrupts the work,
+the same command goes on, and undo goes back.
 """
 
 import csv
