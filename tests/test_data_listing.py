@@ -310,3 +310,12 @@ def test_titles(tmp_path: Path) -> None:
         "birds",
         "odd.csv",
     ]
+
+
+@pytest.mark.parametrize(
+    "content", [bytes(range(256)) * 600, b"a" * 140_000 + b",b\nc,d\n", b"\x00,\x00\n1,2\n", b'"\n']
+)
+def test_what_is_no_table_at_all_is_an_error_of_one_screen(tmp_path: Path, content: bytes) -> None:
+    with pytest.raises(DataError) as told:
+        labelled(written(tmp_path, content))
+    assert len(str(told.value)) < 2000

@@ -111,8 +111,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def runs(folder: Path) -> tuple[Path, Path]:
-    """One run on the folder, one on its table, which also names what cannot be used."""
-    odd = [("photos/none.jpg", "palace"), ("photos/palace/0.jpg", "palace"), ("photos/x.jpg", "")]
+    """One run on the folder, one on its table, which also names what cannot be used, and all files twice."""
+    again = [(f"photos/{row.id}", row.label) for row in labelled(folder).rows]
+    odd = [("photos/none.jpg", "palace"), ("photos/x.jpg", ""), *again]
     listed = as_table(folder, extra=odd)
     for data, name in ((folder, "a"), (listed, "b")):
         said = graftage("train", data, "-o", folder.parent / name, *QUICK, "--test", "0.3", "--no-remember")
@@ -133,10 +134,10 @@ def test_a_table_gives_the_model_that_its_folder_gives(runs: tuple[Path, Path]) 
 def test_every_row_of_the_table_is_a_row_of_the_ledger(folder: Path, runs: tuple[Path, Path]) -> None:
     given, ledger = table(folder.parent / "labels.csv"), table(runs[1] / "ledger.csv")
     assert [row["id"] for row in ledger] == [row["file_name"] for row in given]
-    assert [(row["status"], row["reason"]) for row in ledger[-3:]] == [
-        ("rejected", "missing"),
-        ("rejected", "listed twice: as in line 14"),
-        ("rejected", "no label in the table"),
+    assert [(row["status"], row["reason"], row["group"]) for row in ledger[24:]] == [
+        ("rejected", "missing", "-1"),
+        ("rejected", "no label in the table", "-1"),
+        *(("rejected", f"listed twice: as in line {i}", "-1") for i in range(2, 26)),
     ]
     assert all(row["label"] == each["label"] for row, each in zip(ledger, given, strict=True))
 
@@ -171,6 +172,7 @@ def test_evaluate_and_compare_take_a_table_and_know_what_was_learnt(
     assert reasons[8:] == ["the model was trained on it"] * 2 + ["missing", "the model does not know this class"]
     compared = gr.compare(runs[0], runs[1], listed, label_col="species")
     assert compared.summary
+    assert gr.compare(*runs).summary  # by the tables that they have left, where files are listed twice
     with pytest.raises(gr.OptionError, match="unknown options label; columns of a table are path_col"):
         gr.evaluate(runs[0] / "model.safetensors", listed, label="species")
 

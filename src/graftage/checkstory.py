@@ -1,5 +1,6 @@
 """What `graftage check` found, told: in a few lines for the terminal, as a page, as a csv to act upon."""
 
+import shlex
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -136,12 +137,21 @@ def _page(checked: Checked, settings: Settings) -> CheckPage:
         clues=rows,
         compared=compared,
         usage=(
-            ("Look at what would be moved", f"graftage clean {settings.data} {PROBLEMS} --dry-run"),
-            ("Carry it out", f"graftage clean {settings.data} {PROBLEMS}"),
+            (
+                "Look at what would be changed",
+                f"graftage clean {settings.data} {PROBLEMS}{_columns(settings)} --dry-run",
+            ),
+            ("Carry it out", f"graftage clean {settings.data} {PROBLEMS}{_columns(settings)}"),
             ("Take the last clean back", f"graftage clean {settings.data} --undo"),
         ),
         how=_how(checked),
     )
+
+
+def _columns(settings: Settings) -> str:
+    """The flags by which a table was read, as they are typed."""
+    told = [(role, name) for role, name in vars(settings.columns()).items() if name]
+    return "".join(f" --{role}-col {shlex.quote(name)}" for role, name in told)
 
 
 def _verdict(checked: Checked) -> str:

@@ -369,9 +369,10 @@ def _with_groups(outcome: Outcome) -> Catalog:
     held = set(measured.rows.tolist()) if measured.apart and not own else set()
     return catalog.with_entries(
         {
-            e.index: replace(e, group=int(groups[e.index]), split=_part(e.split, e.index in held, bool(held)))
+            e.index: replace(e, group=-1)
+            if e.status == "rejected"
+            else replace(e, group=int(groups[e.index]), split=_part(e.split, e.index in held, bool(held)))
             for e in catalog.entries
-            if e.status != "rejected"
         }
     )
 

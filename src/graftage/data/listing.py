@@ -178,8 +178,8 @@ def _bytes(file: Path) -> bytes:
 def cells_of(text: Text) -> tuple[tuple[str, ...], tuple[Row, ...]]:
     """The names of the columns, and all rows below them; empty lines are none. Raises DataError with the line."""
     rows, end = [], 0
-    reader = csv.reader(iter(text.lines), delimiter=delimiter_of(text), strict=True)
     try:
+        reader = csv.reader(iter(text.lines), delimiter=delimiter_of(text), strict=True)
         for cells in reader:
             start, end = end + 1, reader.line_num
             if cells:
@@ -263,7 +263,7 @@ def _plain(name: str) -> str:
 
 
 def _listed(names: Iterable[str]) -> str:
-    some = [repr(name) for name in names]
+    some = [repr(name[:60]) for name in names]
     return ", ".join(some[:20]) + (f" and {len(some) - 20} more" if len(some) > 20 else "")
 
 
@@ -303,7 +303,7 @@ def _text(file: Path, place: str, role: str, value: object) -> str:
 
 def _clean(file: Path, place: str, what: str, text: str) -> str:
     if any("\ud800" <= character <= "\udfff" for character in text):
-        raise DataError(f"{file}, {place}: the {what} {text!a} is no UTF-8 text: save the table as UTF-8")
+        raise DataError(f"{file}, {place}: the {what} {text[:80]!a} is no UTF-8 text: save the table as UTF-8")
     return text.strip()
 
 
