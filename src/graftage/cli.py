@@ -17,7 +17,7 @@ from graftage import world, zoolist
 from graftage.arguments import KindParser
 from graftage.errors import GraftageError, OptionError
 from graftage.flags import ALL, CHECKED, CURVED, PREVIEWED, add_flags, given_flags
-from graftage.settings import Settings, read_config
+from graftage.settings import COLUMNS, Settings, read_config
 
 if TYPE_CHECKING:
     from graftage.serve.predict import Predictor
@@ -25,12 +25,14 @@ if TYPE_CHECKING:
     from graftage.terminal import Terminal
 
 _TRAIN = """\
-Learn a classifier from a folder of labelled pictures and say how good it is.
+Learn a classifier from labelled pictures and say how good it is.
 
-PHOTOS holds one folder per class, or train/ and test/ (and val/) folders of class folders:
+PHOTOS holds one folder per class, or train/ and test/ (and val/) folders of class folders, or is a table:
 
   PHOTOS/cat/1.jpg  PHOTOS/dog/7.png          classes are the folders' names
   PHOTOS/train/cat/…  PHOTOS/test/cat/…       your own split is honoured; test/ is never learnt from
+  labels.csv (.tsv, .jsonl, .parquet)         columns such as file_name, label, and if you have them patient_id, split
+  PHOTOS/metadata.csv                         likewise; paths are relative to the table's folder
 
 RUN/ receives model.safetensors, report.html, metrics.json, predictions.csv, ledger.csv, problems.csv, config.toml.
 """
@@ -40,8 +42,12 @@ examples:
   graftage train photos/ -o runs/birds --seed 7
   graftage train photos/ --backbone timm/resnet50.a1_in1k  any timm model, from the hub or its local cache
   graftage train photos/ --test none --folds 5x4           cross-validation on all pictures
+  graftage train labels.csv --label-col species            pictures and labels from a table
   graftage train -c runs/birds/config.toml -o runs/again   repeat a run
 """
+
+
+_LABELLED = "class folders, train/val/test folders of them, or a table"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -115,7 +121,7 @@ def _command(
 
 def _add_train(commands: "Commands") -> None:
     parser = _command(commands, "train", "pictures → classifier, scores and report", text=_TRAIN, end=_TRAIN_END)
-    parser.add_argument("data", nargs="?", metavar="PHOTOS", help="folder of labelled pictures")
+    parser.add_argument("data", nargs="?", metavar="PHOTOS", help="folder or table of labelled pictures")
     parser.add_argument(
         "-c", "--config", type=Path, metavar="FILE", help="options from a config.toml; flags override it"
     )
@@ -236,11 +242,12 @@ def _add_evaluate(commands: "Commands") -> None:
         "  graftage evaluate model.safetensors photos-of-next-month/ --against older.safetensors",
     )
     parser.add_argument("model", type=Path, metavar="MODEL", help="a model.safetensors")
-    parser.add_argument("data", type=Path, metavar="PHOTOS", help="class folders, or train/val/test folders of them")
+    parser.add_argument("data", type=Path, metavar="PHOTOS", help=_LABELLED)
     parser.add_argument("-o", "--output", type=Path, metavar="FOLDER", help="write report.html and tables here")
     parser.add_argument("--against", type=Path, metavar="MODEL2", help="compare with this model on the same pictures")
     parser.add_argument("--seed", type=int, default=42, metavar="N", help="of the bootstrap (default: 42)")
     _add_engine_options(parser)
+    add_flags(parser, COLUMNS)
     parser.set_defaults(run=_evaluate)
 
 
@@ -256,6 +263,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
             watcher=terminal,
             workers=arguments.workers or 0,
             seed=arguments.seed,
+            **given_flags(arguments, COLUMNS),
         )
     _say(*found.summary)
     return 0
@@ -276,7 +284,7 @@ def _add_compare(commands: "Commands") -> None:
     parser.add_argument("--data", type=Path, metavar="PHOTOS", help="pictures that both models shall answer for")
     parser.add_argument("-o", "--output", type=Path, metavar="FILE.json", help="write what was found here, too")
     parser.add_argument("--seed", type=int, default=42, metavar="N", help="of the bootstrap (default: 42)")
-    add_flags(parser, ("device", "workers"))
+    add_flags(parser, ("device", "workers", *COLUMNS))
     parser.set_defaults(run=_compare)
 
 
@@ -293,6 +301,7 @@ def _compare(arguments: argparse.Namespace) -> int:
             workers=arguments.workers or 0,
             seed=arguments.seed,
             device=arguments.device or "auto",
+            **given_flags(arguments, COLUMNS),
         )
     _say(*found.summary)
     return 0
@@ -309,7 +318,7 @@ def _add_curve(commands: "Commands") -> None:
         end="examples:\n  graftage curve photos/\n"
         "  graftage curve photos/ --target 0.95 --metric balanced-accuracy -o photos-curve.html",
     )
-    parser.add_argument("data", metavar="PHOTOS", help="folder of labelled pictures")
+    parser.add_argument("data", metavar="PHOTOS", help="folder or table of labelled pictures")
     page = Path("curve.html")
     parser.add_argument("-o", "--output", type=Path, default=page, metavar="PAGE.html", help=f"default: {page}")
     parser.add_argument("--target", type=float, metavar="SCORE", help="how many pictures does it take, such as 0.95")
@@ -339,7 +348,7 @@ def _add_check(commands: "Commands") -> None:
         "Exit status: 0 nothing serious, 3 something that makes results wrong, 2 the folder cannot be checked.",
         end="examples:\n  graftage check photos/\n  graftage check photos/ -o checks/photos --seed 7",
     )
-    parser.add_argument("data", metavar="PHOTOS", help="class folders, or train/val/test folders of them")
+    parser.add_argument("data", metavar="PHOTOS", help=_LABELLED)
     parser.add_argument("-o", "--output", type=Path, metavar="FOLDER", help="default: the next free name under checks/")
     add_flags(parser, CHECKED)
     parser.set_defaults(run=_check)
@@ -364,21 +373,25 @@ def _add_clean(commands: "Commands") -> None:
         text="The column action of problems.csv says what happens to a picture: move takes it aside into\n"
         "PHOTOS-aside/, relabel moves it into the class folder named under suggested label, keep or nothing leaves\n"
         "it. Nothing is deleted. All rows are checked before anything is moved. A journal in PHOTOS-aside/ makes an\n"
-        "interrupted clean safe: give the same command again to go on, or --undo.",
+        "interrupted clean safe: give the same command again to go on, or --undo.\n\n"
+        "Where PHOTOS is a table, no picture is touched: move takes the picture's row out, relabel changes its label.\n"
+        "The table as it was is kept in PHOTOS-aside/.",
         end="examples:\n  graftage clean photos/ checks/photos/problems.csv --dry-run\n"
         "  graftage clean photos/ checks/photos/problems.csv\n  graftage clean photos/ --undo",
     )
-    parser.add_argument("data", type=Path, metavar="PHOTOS", help="the folder that was checked")
+    parser.add_argument("data", type=Path, metavar="PHOTOS", help="the folder or table that was checked")
     parser.add_argument("problems", type=Path, nargs="?", metavar="problems.csv", help="what graftage check left")
     parser.add_argument("--undo", action="store_true", help="take the last clean back")
     parser.add_argument("--dry-run", action="store_true", help="say what would be moved, and move nothing")
+    add_flags(parser, COLUMNS)
     parser.set_defaults(run=_clean)
 
 
 def _clean(arguments: argparse.Namespace) -> int:
     from graftage.pipeline import clean
 
-    done = clean(arguments.data, arguments.problems, undo=arguments.undo, dry_run=arguments.dry_run)
+    given = given_flags(arguments, COLUMNS)
+    done = clean(arguments.data, arguments.problems, undo=arguments.undo, dry_run=arguments.dry_run, **given)
     _say(*done.summary)
     return 0
 
@@ -439,7 +452,7 @@ def _add_augment_preview(commands: "Commands") -> None:
         end="examples:\n  graftage augment-preview photos/\n"
         "  graftage augment-preview photos/ --aa trivial --hflip 0 -o preview.html",
     )
-    parser.add_argument("data", metavar="PHOTOS", help="folder of labelled pictures")
+    parser.add_argument("data", metavar="PHOTOS", help="folder or table of labelled pictures")
     page = Path("augment-preview.html")
     parser.add_argument("-o", "--output", type=Path, default=page, metavar="FILE", help=f"default: {page}")
     parser.add_argument("--count", type=int, default=24, metavar="N", help="about how many pictures (default: 24)")

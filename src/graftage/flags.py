@@ -6,7 +6,7 @@ from dataclasses import fields
 from typing import Any, get_type_hints
 
 from graftage.features.zoo import GATES
-from graftage.settings import FITS, RECIPES, Settings, plain_type
+from graftage.settings import COLUMNS, FITS, RECIPES, Settings, plain_type
 
 ALL = tuple(field.name for field in fields(Settings) if field.name != "data")
 _HELP = {
@@ -20,6 +20,10 @@ _HELP = {
     "test": ("", "SHARE", "auto, none (cross-validation on all), or a share to lock away such as 0.2 (default: auto)"),
     "folds": ("", "KxR", "folds that choose the head, such as 5 or 5x4 (default: auto)"),
     "group_by": ("", "PATTERN", "regular expression on paths; pictures whose first group is the same stay together"),
+    "path_col": ("", "NAME", "of a table: column of the pictures' files (default: file_name or another usual name)"),
+    "label_col": ("", "NAME", "of a table: column of the labels (default: label, class, target or category)"),
+    "group_col": ("", "NAME", "of a table: column of what stays together, or none (default: group, patient_id, …)"),
+    "split_col": ("", "NAME", "of a table: column of train, val and test, or none (default: split, set or subset)"),
     "seed": ("", "N", "of everything random (default: 42)"),
     "device": ("", "WHERE", "auto, cpu or cuda (default: auto)"),
     "precision": ("", "KIND", "auto, float32 or bfloat16, of the frozen network (default: auto)"),
@@ -71,47 +75,12 @@ _HELP = {
 }
 
 # what of `_HELP` decides what the network sees
-PREVIEWED = (
-    "backbone",
-    "architecture",
-    "img_size",
-    "fit",
-    "aa",
-    "crop_scale",
-    "hflip",
-    "vflip",
-    "reprob",
-    "seed",
-    "repair",
-)
-
+_NETWORK = ("backbone", "architecture", "img_size")
+PREVIEWED = (*_NETWORK, "fit", "aa", "crop_scale", "hflip", "vflip", "reprob", "seed", "repair", *COLUMNS)
 # what of `_HELP` the learning curve listens to
-CURVED = (
-    "backbone",
-    "architecture",
-    "img_size",
-    "layers",
-    "licence",
-    "fit",
-    "seed",
-    "device",
-    "precision",
-    "workers",
-    "repair",
-)
+CURVED = (*_NETWORK, "layers", "licence", "fit", "seed", "device", "precision", "workers", "repair", *COLUMNS)
 # what of `_HELP` decides what a check sees
-CHECKED = (
-    "backbone",
-    "architecture",
-    "img_size",
-    "layers",
-    "licence",
-    "seed",
-    "device",
-    "precision",
-    "workers",
-    "repair",
-)
+CHECKED = (*_NETWORK, "layers", "licence", "seed", "device", "precision", "workers", "repair", *COLUMNS)
 
 
 def add_flags(parser: argparse.ArgumentParser, names: Iterable[str]) -> None:

@@ -43,8 +43,11 @@ def limits_of(settings: Settings) -> Limits:
 def look_at_files(settings: Settings, journal: Journal, *, learnable: bool = True) -> Catalog:
     """Every file looked at once. Raises DataError if nothing can be learnt, where that is wanted, before any work."""
     with journal.stage("look at every file"):
+        sources = labelled(Path(settings.data), settings.columns())
+        for note in sources.notes:
+            journal.note(note)
         catalog = scan(
-            labelled(Path(settings.data)),
+            sources,
             limits=limits_of(settings),
             workers=worker_count(settings),
             repair=settings.repair,

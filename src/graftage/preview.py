@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from graftage.data.decode import Limits, decode
+from graftage.data.listing import title_of
 from graftage.data.sources import Source, Sources, read
 from graftage.errors import DataError, OptionError, PictureError, StoreError
 from graftage.features.preprocess import FITS, Fit, Preprocess
@@ -164,7 +165,7 @@ def _data_uri(square: NDArray[np.uint8]) -> str:
 def page(shown: Shown, preprocess: Preprocess, augment: Augment, settings: Settings) -> Preview:
     """What the page says."""
     return Preview(
-        title=Path(settings.data).resolve().name,
+        title=title_of(settings.data),
         verdict=f"{shown.said}, each plain and in {VIEWS} random views.",
         options=options_in_use(preprocess, augment, settings),
         strips=shown.strips,

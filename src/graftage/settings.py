@@ -9,11 +9,13 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Self, get_args, get_type_hints
 
+from graftage.data.listing import Columns
 from graftage.errors import OptionError
 from graftage.features.zoo import GATES
 
 FITS = ("auto", "crop", "squash", "pad")
 RECIPES = ("auto", "linear", "classic", "tail", "full", "lora", "norm", "scratch")
+COLUMNS = ("path_col", "label_col", "group_col", "split_col")  # settings that say how a table is read
 METRICS = ("accuracy", "balanced_accuracy", "macro_f1")
 
 # What each choice may be; "" leaves it to graftage.
@@ -70,7 +72,8 @@ class Settings:
     """What a training run is asked to do. Every field is a flag of `graftage train` and a line of `config.toml`.
 
     Attributes:
-        data: folder of class folders, or of train/val/test folders of class folders.
+        data: folder of class folders, or of train/val/test folders of class folders; or a table (.csv, .tsv, .jsonl,
+            .parquet), or a folder with a metadata.csv.
         output: folder that the run leaves; "" takes the next free name under runs/.
         backbone: id of the pretrained network, see `graftage backbones`.
         architecture: timm name, for a weights file whose own name does not tell it.
@@ -83,6 +86,9 @@ class Settings:
         folds: "auto", or K or KxR: stratified K-fold, repeated R times.
         group_by: regular expression searched for in the pictures' paths below `data`; what its first group (or, without
             one, the whole match) says is the group, and a group is never on both sides of a split. "" groups nothing.
+        path_col, label_col, group_col, split_col: columns of a table, "" takes one of a usual name such as "file_name",
+            "label", "patient_id" and "split"; "none" no group or split. A group of the column is kept together as one
+            of `group_by` is; given both, what either says belongs together does.
         seed: of everything random.
         device: "auto", "cpu" or "cuda".
         precision: "auto", "float32" or "bfloat16", of the frozen network.
@@ -115,6 +121,10 @@ class Settings:
     test: str = "auto"
     folds: str = "auto"
     group_by: str = ""
+    path_col: str = ""
+    label_col: str = ""
+    group_col: str = ""
+    split_col: str = ""
     seed: int = 42
     device: str = "auto"
     precision: str = "auto"
@@ -224,6 +234,10 @@ class Settings:
             raise OptionError(
                 f"group_by must be a regular expression such as '(patient[0-9]+)_', got {self.group_by!r} ({error})"
             ) from error
+
+    def columns(self) -> Columns:
+        """The columns of a table, as asked for."""
+        return Columns(self.path_col, self.label_col, self.group_col, self.split_col)
 
     def to_toml(self) -> str:
         """The text of `config.toml`; `from_toml` reads it back to the same settings."""
