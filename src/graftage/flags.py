@@ -99,6 +99,10 @@ CURVED = (
     "workers",
     "repair",
 )
+# what of `_HELP` a ranking listens to
+RANKED = (
+    "budget", "architecture", "licence", "fit", "test", "group_by", "seed", "device", "precision", "workers", "repair",
+)  # fmt: skip
 # what of `_HELP` decides what a check sees
 CHECKED = (
     "backbone",
