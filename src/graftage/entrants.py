@@ -159,14 +159,15 @@ def _in_hub_cache() -> list[str]:
     return [f"timm/{name}" for name in sorted(names)]
 
 
-def other_uses(spec: str, backbone: Backbone) -> list[str]:
-    """The same network at other input sizes and with its last two stages together; none for one used so already."""
+def other_uses(spec: str, backbone: Backbone, *, layers: bool = True) -> list[str]:
+    """The same network at other input sizes and with two layers together; none for one that is used so already."""
     variant = parse(spec)
     if not variant.plain or backbone.info.architecture.startswith("keras/"):
         return []
     own = backbone.preprocess.size
     sizes = {max(round(own * share / _GRID) * _GRID, LEAST_SIZE) for share in _SIZES}
-    return [f"{spec}#2", *(f"{spec}@{size}" for size in sorted(sizes - {own}) if size <= LARGEST_SIZE)]
+    more = [f"{spec}#2"] if layers else []
+    return [*more, *(f"{spec}@{size}" for size in sorted(sizes - {own}) if size <= LARGEST_SIZE)]
 
 
 def work_of(backbone: Backbone) -> float:

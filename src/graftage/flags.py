@@ -11,7 +11,7 @@ from graftage.settings import FITS, RECIPES, Settings, plain_type
 ALL = tuple(field.name for field in fields(Settings) if field.name != "data")
 _HELP = {
     "output": ("-o", "RUN", "folder that the run leaves (default: the next free name under runs/)"),
-    "backbone": ("", "ID", "pretrained network (default: bundled/efficientnet_lite0); see graftage backbones"),
+    "backbone": ("", "ID", "pretrained network, or auto (default: bundled/efficientnet_lite0); see graftage backbones"),
     "img_size": ("", "PIXELS", "side of the squares that the network sees (default: that of its pretraining)"),
     "layers": ("", "N", "feature vectors taken from the network: 1, or 2 to 4 with earlier maps beside (default 1)"),
     "architecture": ("", "NAME", "timm name of the network, for a weights file whose own name does not tell it"),

@@ -93,7 +93,8 @@ class Course:
         journal: told what happens.
         fit: how the square is made, to begin with; fits: all ways that are tried.
         deadline: `time.monotonic` at which it ends.
-        timed: whether costs are measured here.
+        timed: whether what a picture takes is measured here.
+        whole: whether only single networks with their own feature vector will do: others cannot be tuned.
     """
 
     settings: Settings
@@ -103,6 +104,8 @@ class Course:
     journal: Journal
     fits: tuple[Fit, ...]
     deadline: float = math.inf
+    timed: bool = True
+    whole: bool = False
     uses: dict[str, Use] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
 
@@ -131,13 +134,15 @@ class Course:
         info = looked.backbone.info
         if fault := self.bounds.fault(info):
             raise BackboneError(fault)
-        files = [self.catalog.entries[i].path for i in self.rows[:8]]
-        cost = entrants.measure_cost(
-            looked.forward, looked.backbone.preprocess.with_fit(use.fit), files, looking.limits_of(self.settings)
-        )
+        cost = self._cost(use, looked) if self.timed else Cost(math.nan, math.nan)
         self.uses[name] = replace(use, info=info, cost=cost)
         if fault := self.bounds.too_slow(cost):
             raise BackboneError(fault)
+
+    def _cost(self, use: Use, looked: Looked) -> Cost:
+        files = [self.catalog.entries[i].path for i in self.rows[:8]]
+        preprocess = looked.backbone.preprocess.with_fit(use.fit)
+        return entrants.measure_cost(looked.forward, preprocess, files, looking.limits_of(self.settings))
 
     def variants(self, entrant: Entrant) -> Iterable[Entrant]:
         """Other input sizes, layers and fits of a network."""
@@ -146,7 +151,7 @@ class Course:
             backbone = find(use.spec, architecture=self.settings.architecture or None)
         except GraftageError:
             return
-        for spec in entrants.other_uses(use.spec, backbone):
+        for spec in entrants.other_uses(use.spec, backbone, layers=not self.whole):
             self.uses[spec] = Use(spec, use.fit)
             size = parse(spec).size or backbone.preprocess.size
             yield replace(entrant, name=spec, work=entrant.work * (size / backbone.preprocess.size) ** 2)
@@ -159,7 +164,7 @@ class Course:
         """Two networks that look at the same square; None where that cannot be or costs too much."""
         one, two = self.uses[a.name], self.uses[b.name]
         first, second = parse(one.spec), parse(two.spec)
-        if one.info is None or two.info is None or one.cost is None or two.cost is None:
+        if self.whole or one.info is None or two.info is None or one.cost is None or two.cost is None:
             return None
         if {*first.ids} & {*second.ids} or one.fit != two.fit or (first.layers, second.layers) != (1, 1):
             return None
@@ -223,6 +228,37 @@ def closed(settings: Settings, catalog: Catalog, split: Partition, journal: Jour
     """The catalog once the leak gate has been through it, as training does with the default network."""
     backbone, forward = looking.open_network(settings, catalog, split.train, journal)
     return Looked(settings, backbone, forward, journal).gate(catalog)[0]
+
+
+def choose(looked: Looked, catalog: Catalog, split: Partition, *, deadline: float = math.inf) -> Ranking:
+    """The network for a training run, among all that are at hand, by the pictures that it will learn from.
+
+    Where the score will come from cross-validation on these very pictures, the last round takes all of them, so that
+    the corrected estimate can see the choice.
+
+    Args:
+        looked: the settings and the journal; its network does not matter.
+        catalog: after the gate.
+        split: pictures that are tested on are not looked at.
+        deadline: `time.monotonic` at which the race ends.
+
+    Raises:
+        OptionError: there was no time for a single candidate.
+        BackboneError: every candidate failed.
+    """
+    settings = looked.settings
+    course = Course(
+        replace(settings, img_size=None, layers=1),
+        catalog,
+        split.train,
+        Bounds(),
+        looked.journal,
+        tuple(looking.fits_of(settings, catalog, split.train)[:1]),  # the fit is chosen next, for this network
+        deadline,
+        timed=False,
+        whole=settings.recipe != "linear",
+    )
+    return rank(course, entrants.AUTO, everything=split.kind == "cross-validation")
 
 
 def rank(course: Course, candidates: str, *, scores: bool = False, everything: bool = False) -> Ranking:
@@ -290,16 +326,8 @@ def _drive(course: Course, field: list[Entrant], y: Ints, groups: Ints, *, every
     ways = 3 + len(course.fits)  # as pretrained, two sizes, two layers, other fits
     whole = sum(entrant.work for entrant in field)
     most = max(SHARE * ways * len(y) * whole, min(pictures, ENOUGH) * whole / NETWORKS)
-    questions = race(
-        field,
-        y,
-        groups,
-        seed=course.settings.seed,
-        most=most,
-        variants=course.variants,
-        joined=course.joined,
-        last=last,
-    )
+    seed, variants, joined = course.settings.seed, course.variants, course.joined
+    questions = race(field, y, groups, seed=seed, most=most, variants=variants, joined=joined, last=last)
     try:
         ask = next(questions)
         while True:

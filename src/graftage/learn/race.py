@@ -10,9 +10,9 @@ c. the two best different networks side by side, offered only where the paired g
 What is compared is half the Brier score of every picture: it is the error rate of a model that is sure of everything,
 and varies less from picture to picture than being right or wrong does. To the m pictures measured a static prior is
 added as if it were `PRIOR` more, so that few pictures do not overturn what is known of networks in general. An entrant
-that is better than the leader with probability below `HOPELESS` (paired bootstrap over groups) is dropped, but the
-prior's favourite stays to the last round (Renggli et al. 2022). A round that the work left does not cover is run with
-fewer entrants, the best ones.
+that is better than the leader with probability below `HOPELESS` (paired bootstrap over groups), with the prior and
+without, is dropped, but the prior's favourite stays to the last round (Renggli et al. 2022). A round that the work left
+does not cover is run with fewer entrants, the best ones.
 """
 
 from collections.abc import Callable, Generator, Iterable, Sequence
@@ -335,8 +335,11 @@ class _Heats:
         m = len(self.rounds[i])
         return np.asarray((m * measured + PRIOR * (level + prior)) / (m + PRIOR))
 
-    def _drawn(self, racing: Sequence[_Runner], i: int) -> Floats:
-        """(draws, E) expected scores, the groups of pictures drawn anew and the prior as uncertain as it counts."""
+    def _drawn(self, racing: Sequence[_Runner], i: int) -> tuple[Floats, Floats]:
+        """(draws, E) mean scores, the groups of pictures drawn anew; and the expected scores that go with them.
+
+        In the latter the prior is as uncertain as the number of pictures that it counts as makes it.
+        """
         S = np.stack([scores(r.trials[i]) for r in racing], axis=1)  # (m, E)
         group, m = self.groups[i], len(S)
         count = int(group.max()) + 1
@@ -350,7 +353,7 @@ class _Heats:
         spread = np.square(S - S[:, [leader]]).mean(axis=0) / 2
         spread[leader] = np.delete(spread, leader).mean() if len(racing) > 1 else 0.0
         noise = rng.standard_normal(means.shape) * np.sqrt(spread / PRIOR)
-        return np.asarray(expected + (m * (means - S.mean(axis=0)) + PRIOR * noise) / (m + PRIOR))
+        return means, np.asarray(expected + (m * (means - S.mean(axis=0)) + PRIOR * noise) / (m + PRIOR))
 
     def _drop(self, i: int) -> None:
         """Whoever is hardly ever better than the leader is out; the favourite only in the last round.
@@ -360,11 +363,11 @@ class _Heats:
         racing = self._measured(i)
         if len(racing) < 2:
             return
-        drawn, expected = self._drawn(racing, i), self._expected(racing, i)
-        leader = int(expected.argmin())
-        favourite = self._favourite()
+        leader, favourite = int(self._expected(racing, i).argmin()), self._favourite()
+        drawn = self._drawn(racing, i)
         for j, runner in enumerate(racing):
-            runner.best = float((drawn[:, j] < drawn[:, leader]).mean())
+            # the prior alone throws nobody out: it must be hopeless by what was measured, too
+            runner.best = max(float((each[:, j] < each[:, leader]).mean()) for each in drawn)
             spared = runner.last > i or (runner is favourite and i + 1 < len(self.rounds))
             if j != leader and runner.best < HOPELESS and not spared:
                 against = racing[leader].entrant.name
@@ -400,7 +403,7 @@ class _Heats:
         """Everyone in order."""
         racing = self._measured(self.at)
         expected = self._expected(racing, self.at)
-        drawn = self._drawn(racing, self.at).argmin(axis=1) if racing else np.zeros(0, np.int64)
+        drawn = self._drawn(racing, self.at)[1].argmin(axis=1) if racing else np.zeros(0, np.int64)
         places = [
             self._place(racing[j], float(expected[j]), float((drawn == j).mean()))
             for j in np.argsort(expected, kind="stable")
