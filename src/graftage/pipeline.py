@@ -48,7 +48,6 @@ from graftage.measure.scores import Scores, score, to_json
 from graftage.outcome import Evaluated
 from graftage.progress import Journal, Silent, Watcher
 from graftage.rankstory import Ranked
-from graftage.report.rank import render as render_ranking
 from graftage.serve import predict
 from graftage.serve.predict import Explanation, Predictor
 from graftage.settings import Settings
@@ -565,14 +564,13 @@ def rank(
     """
     started = time.monotonic()
     settings, path = _settings(data, {**options, "backbone": DEFAULT}), rankstory.page_file(output, data)
-    bounds, seconds = Bounds.of(max_latency, max_size, licence), settings.seconds()
+    bounds = Bounds.of(max_latency, max_size, licence)
     journal = Journal(watcher or Silent())
     catalog = looking.look_at_files(settings, journal)
     early = parting.partition(catalog, settings)
     catalog = ranking.closed(settings, catalog, early, journal)
     split = parting.partition(catalog, settings)
-    deadline = started + seconds if seconds is not None else float("inf")
-    course = ranking.open_course(settings, catalog, split, journal, bounds, deadline)
+    course = ranking.open_course(settings, catalog, split, journal, bounds=bounds, started=started)
     found = ranking.rank(course, candidates, scores=scores)
     n, notes = len(split.train), tuple(journal.notes)
     rows = rankstory.table(found, rankstory.accuracies(found, seed=settings.seed), n)
@@ -580,7 +578,7 @@ def rank(
     title = Path(settings.data).resolve().name
     page = rankstory.page(rows, said, found, title=title, n=n, notes=notes)
     record = {"pictures": n, "rounds": found.raced.rounds, "recommendation": said, "networks": rows, "notes": notes}
-    rankstory.write(render_ranking(page), record, path)
+    rankstory.write(page, record, path)
     lines = rankstory.summary(rows, said, n, path)
     return Ranked(found.chosen.spec, found.chosen.fit, rows, said, path, lines, notes)
 

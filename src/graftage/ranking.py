@@ -19,6 +19,7 @@ from graftage.data.grouping import groups_of
 from graftage.entrants import Bounds, Cost
 from graftage.errors import BackboneError, GraftageError, OptionError
 from graftage.features.backbone import find
+from graftage.features.engine import cores
 from graftage.features.facts import BackboneInfo
 from graftage.features.preprocess import Fit
 from graftage.features.variants import parse
@@ -35,6 +36,8 @@ Ints = NDArray[np.int64]
 
 SHARE = 0.25  # of the work of embedding every picture with every network in every way: what a ranking may take
 ENOUGH = 300  # pictures of every network that are allowed in any case
+
+_OPENING = 8.0  # seconds that a network takes to be made ready and measured on the first pictures, roughly
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +66,7 @@ class Ranking:
         shut_out: (name, why) of those that never raced.
         rows: catalog indices of the pictures of the last round.
         groups: of these.
-        seconds: what a picture took in each network that was asked, decoding included, all cores at work.
+        seconds: by an entrant's name, what a picture takes, decoding included, all cores at work; None if not known.
         scores: by an entrant's name, where they were asked for.
     """
 
@@ -72,7 +75,7 @@ class Ranking:
     shut_out: tuple[tuple[str, str], ...]
     rows: Ints
     groups: Ints
-    seconds: dict[str, float]
+    seconds: dict[str, float | None]
     scores: dict[str, Transferability]
 
     @property
@@ -92,7 +95,7 @@ class Course:
         bounds: what a network may cost.
         journal: told what happens.
         fit: how the square is made, to begin with; fits: all ways that are tried.
-        deadline: `time.monotonic` at which it ends.
+        deadline: `time.monotonic` at which it ends, and allowed: the seconds that it had from the start of the command.
         timed: whether what a picture takes is measured here.
         whole: whether only single networks with their own feature vector will do: others cannot be tuned.
     """
@@ -104,6 +107,7 @@ class Course:
     journal: Journal
     fits: tuple[Fit, ...]
     deadline: float = math.inf
+    allowed: float = math.inf
     timed: bool = True
     whole: bool = False
     uses: dict[str, Use] = field(default_factory=dict)
@@ -143,6 +147,17 @@ class Course:
         files = [self.catalog.entries[i].path for i in self.rows[:8]]
         preprocess = looked.backbone.preprocess.with_fit(use.fit)
         return entrants.measure_cost(looked.forward, preprocess, files, looking.limits_of(self.settings))
+
+    def speed(self, entrant: Entrant) -> float | None:
+        """Seconds a picture takes where all cores are at work, decoding included; None if it was never asked."""
+        parts = [self.speed(part) for part in entrant.parts]
+        if parts:
+            return None if None in parts else sum(part for part in parts if part is not None)
+        use = self.uses[entrant.name]
+        if entrant.name not in self.seconds or use.cost is None:
+            return None
+        # what was kept from earlier took no time here, but a picture on its own did
+        return max(self.seconds[entrant.name], use.cost.whole / cores())
 
     def variants(self, entrant: Entrant) -> Iterable[Entrant]:
         """Other input sizes, layers and fits of a network."""
@@ -217,11 +232,16 @@ class Course:
 
 
 def open_course(
-    settings: Settings, catalog: Catalog, split: Partition, journal: Journal, bounds: Bounds, deadline: float = math.inf
+    settings: Settings, catalog: Catalog, split: Partition, journal: Journal, *, bounds: Bounds, started: float
 ) -> Course:
-    """The pictures that are learnt from, and nothing of those that are tested on."""
-    fits = tuple(looking.fits_of(settings, catalog, split.train))
-    return Course(settings, catalog, split.train, bounds, journal, fits, deadline)
+    """The pictures that are learnt from, and nothing of those that are tested on; with the settings' budget.
+
+    Args:
+        started: `time.monotonic` when the command began.
+    """
+    fits, seconds = tuple(looking.fits_of(settings, catalog, split.train)), settings.seconds()
+    allowed = math.inf if seconds is None else seconds
+    return Course(settings, catalog, split.train, bounds, journal, fits, started + allowed, allowed)
 
 
 def closed(settings: Settings, catalog: Catalog, split: Partition, journal: Journal) -> Catalog:
@@ -287,9 +307,9 @@ def rank(course: Course, candidates: str, *, scores: bool = False, everything: b
     if scores:
         with course.journal.stage("scores"):
             found = {p.entrant.name: _scored(course, p.entrant, raced) for p in raced.places if p.fate == "ranked"}
-    return Ranking(
-        raced, course.uses, tuple(out), rows, groups[raced.rows], course.seconds, {k: v for k, v in found.items() if v}
-    )
+    seconds = {place.entrant.name: course.speed(place.entrant) for place in raced.places}
+    known = {name: each for name, each in found.items() if each is not None}
+    return Ranking(raced, course.uses, tuple(out), rows, groups[raced.rows], seconds, known)
 
 
 def _enter(course: Course, names: list[str], out: list[tuple[str, str]]) -> tuple[list[Entrant], list[str]]:
@@ -310,11 +330,12 @@ def _enter(course: Course, names: list[str], out: list[tuple[str, str]]) -> tupl
 
 
 def _nobody(course: Course, out: list[tuple[str, str]], late: list[str]) -> GraftageError:
-    if late:
-        seconds = sum(use.cost is not None for use in course.uses.values())
+    if late or time.monotonic() > course.deadline:
+        spent = time.monotonic() - course.deadline + course.allowed
+        needed = 1.2 * spent + _OPENING * len(late) + 1
         return OptionError(
-            f"the budget is too small for any of {len(out)} candidates: it was spent after {seconds} were opened; "
-            "opening one takes some seconds, and each its first pictures; allow more, or name fewer"
+            f"the budget is too small for any of {len(out) or len(course.uses)} candidates: after {spent:.1f} s none "
+            f"was measured; about {math.ceil(needed)}s would do, or name fewer"
         )
     told = "; ".join(f"{name}: {why}" for name, why in out)
     return BackboneError(f"none of the candidates can be used: {told}")

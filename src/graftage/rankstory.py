@@ -18,7 +18,7 @@ from graftage.measure.selection import Trials, bbc
 from graftage.ranking import Ranking
 from graftage.report.figures import duration
 from graftage.report.pareto import Spot
-from graftage.report.rank import RankPage, Row
+from graftage.report.rank import RankPage, Row, render
 
 _HEADS = ("Best with probability", "Embedding all", "A picture", "with decoding", "Weights", "Licence")
 _SCORES = ("LogME", "Nearest neighbours", "Linear probe", "its log-loss")
@@ -89,7 +89,7 @@ def table(ranking: Ranking, accuracy: Mapping[str, Estimate], n: int) -> tuple[d
 def _record(ranking: Ranking, place: Place, accuracy: Mapping[str, Estimate], n: int) -> dict[str, Any]:
     name = place.entrant.name
     use = ranking.uses[name]
-    score, speed = accuracy.get(name), _seconds(ranking, place)
+    score, speed = accuracy.get(name), ranking.seconds.get(name)
     scores = ranking.scores.get(name)
     return {
         "name": name,
@@ -109,12 +109,6 @@ def _record(ranking: Ranking, place: Place, accuracy: Mapping[str, Estimate], n:
         "licence": None if use.info is None else use.info.licence,
         **({} if scores is None else vars(scores)),
     }
-
-
-def _seconds(ranking: Ranking, place: Place) -> float | None:
-    parts = place.entrant.parts or (place.entrant,)
-    known = [ranking.seconds.get(part.name) for part in parts]
-    return None if None in known else sum(s for s in known if s is not None)
 
 
 def _finite(value: float) -> float | None:
@@ -251,12 +245,12 @@ def _how(ranking: Ranking) -> str:
     return "\n\n".join((first, second, third))
 
 
-def write(text: str, record: Mapping[str, Any], path: Path) -> None:
+def write(page: RankPage, record: Mapping[str, Any], path: Path) -> None:
     """Writes the page, and the record beside it, under temporary names. Raises StoreError if they cannot be written."""
     told = json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        for file, content in ((path.with_suffix(".json"), told), (path, text)):
+        for file, content in ((path.with_suffix(".json"), told), (path, render(page))):
             partial = file.with_name(f".{file.name}.{os.getpid()}.part")
             try:
                 partial.write_text(content, encoding="utf-8", errors="backslashreplace", newline="\n")
