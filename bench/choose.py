@@ -28,6 +28,7 @@ import numpy as np
 from graftage import looking
 from graftage.data.catalog import Catalog
 from graftage.data.split import exact_groups, folds
+from graftage.entrants import prior_of
 from graftage.features.backbone import BUNDLED, build, find, random_weights, read_weights
 from graftage.features.cache import write_whole
 from graftage.learn import defaults
@@ -254,7 +255,7 @@ def by_race(judged: Judged, rows: np.ndarray, seed: int) -> Choice:
     firsts = [c for c in judged.contenders if c.name == c.network]
 
     def entrant(c: Contender) -> Entrant:
-        return Entrant(c.name, c.network, judged.work[c.name], prior=prior_of(c))
+        return Entrant(c.name, c.network, judged.work[c.name], prior=prior_of(c.spec))
 
     def variants(e: Entrant) -> Iterator[Entrant]:
         return (entrant(c) for c in judged.contenders if c.network == e.name and c.name != e.name)
@@ -316,12 +317,6 @@ WAYS: dict[str, Callable[..., Choice]] = {
     "LogME": by_score(lambda X, y, *_: logme(transform(X, "unit"), y)),
     "neighbours": by_score(lambda X, y, groups, _: knn_score(X, y, groups)),
 }
-
-
-def prior_of(contender: Contender) -> float:
-    """What `graftage rank` expects of it: nothing is known of weights in a local file."""
-    del contender
-    return 0.0
 
 
 def side_of(contender: Contender) -> int:

@@ -348,7 +348,6 @@ def _add_rank(commands: "Commands") -> None:
     )
     parser.add_argument("--max-latency", default="", metavar="TIME", help="for a single picture, such as 20ms")
     parser.add_argument("--max-size", default="", metavar="SIZE", help="of the weights, such as 50MB")
-    parser.add_argument("--licence", default="", metavar="WHICH", help="commercial: only weights that products may use")
     parser.add_argument("--scores", action="store_true", help="also LogME, nearest neighbours and the linear probe")
     add_flags(parser, RANKED)
     parser.set_defaults(run=_rank)
@@ -357,7 +356,7 @@ def _add_rank(commands: "Commands") -> None:
 def _rank(arguments: argparse.Namespace) -> int:
     from graftage.pipeline import rank
 
-    own = ("candidates", "max_latency", "max_size", "licence", "scores", "output")
+    own = ("candidates", "max_latency", "max_size", "scores", "output")
     given = {**given_flags(arguments, RANKED), **{name: getattr(arguments, name) for name in own}}
     with _terminal() as terminal:
         found = rank(arguments.data, watcher=terminal, **given)

@@ -11,16 +11,16 @@ import numpy as np
 from graftage.data.decode import Limits as PictureLimits
 from graftage.data.sources import read
 from graftage.errors import BackboneError, OptionError, PictureError
-from graftage.features.backbone import BUNDLED, Backbone, bundled_path
+from graftage.features import athand
+from graftage.features.backbone import DEFAULT, Backbone
 from graftage.features.engine import Forward
 from graftage.features.extract import see
 from graftage.features.facts import BackboneInfo
 from graftage.features.preprocess import Preprocess
 from graftage.features.variants import LARGEST_SIZE, LEAST_SIZE, parse
+from graftage.features.zoo import facts_of, known, prior_gap
 
 AUTO = "auto"
-LICENCES = ("", "any", "commercial")
-_UNFIT = re.compile(r"(^|[-_ ])nc([-_ ]|$)|non-?commercial|research", re.IGNORECASE)  # licences that shut business out
 _TIME = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
 _SIZE = {"kb": 1e-3, "mb": 1.0, "gb": 1e3}  # megabytes
 _SIZES = (0.72, 1.28)  # of the pretraining's input size, in whole multiples of 32 pixels: the sizes that are tried
@@ -36,30 +36,20 @@ class Bounds:
     Attributes:
         latency: seconds for a single picture, decoding excluded; infinite if nothing was said.
         megabytes: of the weights.
-        commercial: whether weights that must not be used in a product are shut out.
     """
 
     latency: float = float("inf")
     megabytes: float = float("inf")
-    commercial: bool = False
 
     @classmethod
-    def of(cls, latency: str, size: str, licence: str) -> "Bounds":
-        """From what a person types: "20ms", "50MB", "commercial". Raises OptionError for what is no such."""
-        if licence not in LICENCES:
-            raise OptionError(f"licence must be any or commercial, got {licence!r}")
+    def of(cls, latency: str, size: str) -> "Bounds":
+        """From what a person types: "20ms", "50MB"; "" is no bound. Raises OptionError for what is no such."""
         return cls(
-            _amount("max-latency", latency, _TIME, "20ms or 0.1s"),
-            _amount("max-size", size, _SIZE, "50MB or 1GB"),
-            licence == "commercial",
+            _amount("max-latency", latency, _TIME, "20ms or 0.1s"), _amount("max-size", size, _SIZE, "50MB or 1GB")
         )
 
-    def fault(self, info: BackboneInfo) -> str:
-        """Why these weights are out whatever their speed, "" if they are not."""
-        if self.commercial and info.licence.lower() == "unknown":
-            return "its licence is not known, and --licence commercial shuts it out"
-        if self.commercial and _UNFIT.search(info.licence):
-            return f"its licence, {info.licence}, does not allow commercial use"
+    def too_large(self, info: BackboneInfo) -> str:
+        """Why these weights are out, "" if they are not."""
         if megabytes(info) > self.megabytes:
             return f"{megabytes(info):.1f} MB of weights, more than the {self.megabytes:g} MB allowed"
         return ""
@@ -146,17 +136,8 @@ def _canonical(name: str) -> str:
 
 
 def at_hand() -> list[str]:
-    """Ids of all networks that can be had without a network connection: bundled ones, and timm's in the hub's cache."""
-    bundled = [name for name, one in BUNDLED.items() if (path := bundled_path(one)) is not None and path.is_file()]
-    return [*bundled, *_in_hub_cache()]
-
-
-def _in_hub_cache() -> list[str]:
-    from huggingface_hub.constants import HF_HUB_CACHE
-
-    files = Path(HF_HUB_CACHE).glob("models--timm--*/snapshots/*/model.safetensors")
-    names = {path.parent.parent.parent.name.removeprefix("models--timm--") for path in files if path.is_file()}
-    return [f"timm/{name}" for name in sorted(names)]
+    """Ids of all networks that can be had without a network connection, in the order of the table of networks."""
+    return [facts.id for facts in known().values() if facts.features and athand.at_hand(facts)]
 
 
 def other_uses(spec: str, backbone: Backbone, *, layers: bool = True) -> list[str]:
@@ -170,10 +151,19 @@ def other_uses(spec: str, backbone: Backbone, *, layers: bool = True) -> list[st
     return [*more, *(f"{spec}@{size}" for size in sorted(sizes - {own}) if size <= LARGEST_SIZE)]
 
 
-def work_of(backbone: Backbone) -> float:
-    """What a picture costs, by the network's own count; only its ratio to that of another network means anything.
+def work_of(spec: str, backbone: Backbone) -> float:
+    """Multiplications of one picture, about: as the table of networks says, at the size that the network is used at.
 
-    Parameters times the square's area in units of the pretraining's: convolutions and tokens are used once a place.
+    Of one that is not in the table, parameters times places of its last map: convolutions are used once a place.
     """
-    info = backbone.info
-    return info.parameters * (backbone.preprocess.size / 224) ** 2
+    info, size = backbone.info, backbone.preprocess.size
+    if len(ids := parse(spec).ids) == 1 and (facts := facts_of(ids[0])):
+        return facts.macs * (size / facts.input_size) ** 2
+    return info.parameters * (size / 32) ** 2
+
+
+def prior_of(spec: str) -> float:
+    """By how much the error rate is expected to exceed that of the default network; 0 where nothing is known."""
+    usual, facts = facts_of(DEFAULT), facts_of(spec)
+    gap = prior_gap(facts, usual) if facts and usual else None
+    return 0.0 if gap is None else gap / 100

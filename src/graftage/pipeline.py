@@ -533,7 +533,6 @@ def rank(
     candidates: str = "auto",
     max_latency: str = "",
     max_size: str = "",
-    licence: str = "",
     scores: bool = False,
     output: str | Path = "rank.html",
     watcher: Watcher | None = None,
@@ -549,12 +548,11 @@ def rank(
         candidates: ids joined by commas, or "auto": all that can be had here without a network connection.
         max_latency: longest time for a single picture, such as "20ms", decoding excluded; "" allows any.
         max_size: most weights, such as "50MB"; "" allows any.
-        licence: "commercial" shuts out weights that must not be used in a product, or whose licence is unknown.
         scores: also LogME, nearest neighbours and the linear probe, for comparison.
         output: the page; a json file of the same name is written beside it. Files that are there are replaced.
         watcher: told how it goes on.
-        options: fields of `Settings`: budget, architecture, fit, test, group_by, seed, device, precision, workers,
-            repair.
+        options: fields of `Settings`: budget, architecture, licence, fit, test, group_by, seed, device, precision,
+            workers, repair.
 
     Returns:
         `ranked.best`, the id for `backbone`, and the whole table.
@@ -564,7 +562,7 @@ def rank(
     """
     started = time.monotonic()
     settings, path = _settings(data, {**options, "backbone": DEFAULT}), rankstory.page_file(output, data)
-    bounds = Bounds.of(max_latency, max_size, licence)
+    bounds = Bounds.of(max_latency, max_size)
     journal = Journal(watcher or Silent())
     catalog = looking.look_at_files(settings, journal)
     early = parting.partition(catalog, settings)

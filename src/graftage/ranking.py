@@ -132,11 +132,11 @@ class Course:
         use = Use(spec, self.fits[0])
         with self.opened(use) as looked:
             self._know(spec, use, looked)
-            return Entrant(spec, spec, entrants.work_of(looked.backbone))
+            return Entrant(spec, spec, entrants.work_of(spec, looked.backbone), entrants.prior_of(spec))
 
     def _know(self, name: str, use: Use, looked: Looked) -> None:
         info = looked.backbone.info
-        if fault := self.bounds.fault(info):
+        if fault := self.bounds.too_large(info):
             raise BackboneError(fault)
         cost = self._cost(use, looked) if self.timed else Cost(math.nan, math.nan)
         self.uses[name] = replace(use, info=info, cost=cost)
