@@ -347,6 +347,8 @@ def _drive(course: Course, field: list[Entrant], y: Ints, groups: Ints, *, every
     ways = 3 + len(course.fits)  # as pretrained, two sizes, two layers, other fits
     whole = sum(entrant.work for entrant in field)
     most = max(SHARE * ways * len(y) * whole, min(pictures, ENOUGH) * whole / NETWORKS)
+    if math.isfinite(course.allowed):  # then time is what limits it
+        most = math.inf
     seed, variants, joined = course.settings.seed, course.variants, course.joined
     questions = race(field, y, groups, seed=seed, most=most, variants=variants, joined=joined, last=last)
     try:

@@ -34,7 +34,7 @@ NETWORKS = 0.7  # share of the work that the networks as they were pretrained ma
 LEADERS = 2  # networks whose variants are tried
 _FOLDS, _REPEATS, _DRAWS = 5, 2, 1000
 
-Fate = Literal["ranked", "dropped", "not afforded", "failed"]
+Fate = Literal["ranked", "dropped", "left out", "failed"]
 
 
 @dataclass(frozen=True)
@@ -292,7 +292,9 @@ class _Heats:
             if price <= left:
                 left -= price
             else:
-                runner.out("not afforded", f"no work was left for its round of {len(self.rounds[i]):,} pictures")
+                runner.out(
+                    "left out", f"the work allowed was spent before its round of {len(self.rounds[i]):,} pictures"
+                )
         return True
 
     def _price(self, runner: _Runner, i: int) -> float:
@@ -411,7 +413,7 @@ class _Heats:
         rest = [r for r in self.runners if r not in racing]
         for runner in rest:
             if runner.racing:  # it would have raced on, had there been work
-                runner.out("not afforded", "no work was left for another round")
+                runner.out("left out", "the work allowed was spent before another round")
         measured = [r for r in rest if r.trials and r.fate != "failed"]
         measured.sort(key=lambda r: (-r.last, float(scores(r.trials[r.last]).mean())))
         lost = [r for r in rest if r not in measured]
