@@ -17,7 +17,7 @@ from graftage import entrants, looking
 from graftage.data.catalog import Catalog
 from graftage.data.grouping import groups_of
 from graftage.entrants import Bounds, Cost
-from graftage.errors import BackboneError, GraftageError, OptionError
+from graftage.errors import BackboneError, DataError, GraftageError, OptionError
 from graftage.features.backbone import find
 from graftage.features.engine import cores
 from graftage.features.facts import BackboneInfo
@@ -298,6 +298,10 @@ def rank(course: Course, candidates: str, *, scores: bool = False, everything: b
     if not field:
         raise _nobody(course, out, late)
     y, groups = course.catalog.labels()[course.rows], groups_of(course.catalog)[course.rows]
+    if len(np.unique(groups)) < 2:
+        raise DataError(
+            "all pictures to learn from are one group, or copies of one file: nothing can be compared on them"
+        )
     with course.journal.stage("race"):
         raced = _drive(course, field, y, groups, everything=everything)
     if raced.winner.trial is None:
