@@ -161,7 +161,7 @@ def test_bad_ones_are_dropped_early() -> None:
 
 
 def test_few_pictures_do_not_overturn_the_prior_and_many_do() -> None:
-    names = (Entrant("a", "a", 1.0, prior=-0.05), Entrant("b", "b", 1.0, prior=0.05))
+    names = (Entrant("a", "a", 1.0, prior=-0.1), Entrant("b", "b", 1.0, prior=0.1))
     for n, best in ((24, "a"), (800, "b")):
         raced = Audience({"a": 0.33, "b": 0.3}, seed=2).run(race(names, *pictures(n), seed=0))
         assert raced.winner.entrant.name == best, n

@@ -28,6 +28,10 @@ _GRID = 32
 _TRIES = 15  # single pictures that the latency is the median of
 _PATIENCE = 1.5  # seconds that measuring it may take
 
+# What ways of using a network add to the error rate of its usual use, about, as found on sign-digits and hymenoptera
+# with 100 to 1,000 pictures (bench/choose.py): a prior, which the pictures overturn.
+USES = {"smaller": 0.015, "larger": -0.005, "layers": -0.005, "crop": -0.005, "pad": 0.01, "squash": 0.0}
+
 
 @dataclass(frozen=True)
 class Bounds:
@@ -167,3 +171,17 @@ def prior_of(spec: str) -> float:
     usual, facts = facts_of(DEFAULT), facts_of(spec)
     gap = prior_gap(facts, usual) if facts and usual else None
     return 0.0 if gap is None else gap / 100
+
+
+def use_gap(spec: str, own: int, fit: str) -> float:
+    """What a way of using a network is expected to add to the error rate of its usual use (see `USES`).
+
+    Args:
+        spec: with its size and layers.
+        own: side of the square in its usual use, pixels.
+        fit: how the square is made.
+    """
+    variant = parse(spec)
+    size = variant.size or own
+    gap = USES["smaller"] if size < own else USES["larger"] if size > own else 0.0
+    return gap + (USES["layers"] if variant.layers > 1 else 0.0) + USES[fit]

@@ -166,14 +166,16 @@ class Course:
             backbone = find(use.spec, architecture=self.settings.architecture or None)
         except GraftageError:
             return
+        own = backbone.preprocess.size
         for spec in entrants.other_uses(use.spec, backbone, layers=not self.whole):
             self.uses[spec] = Use(spec, use.fit)
-            size = parse(spec).size or backbone.preprocess.size
-            yield replace(entrant, name=spec, work=entrant.work * (size / backbone.preprocess.size) ** 2)
+            work = entrant.work * ((parse(spec).size or own) / own) ** 2
+            prior = entrant.prior + entrants.use_gap(spec, own, "squash")
+            yield replace(entrant, name=spec, work=work, prior=prior)
         for fit in self.fits[1:]:
             name = f"{entrant.name} {fit}"
             self.uses[name] = Use(use.spec, fit)
-            yield replace(entrant, name=name)
+            yield replace(entrant, name=name, prior=entrant.prior + entrants.USES[fit] - entrants.USES[use.fit])
 
     def joined(self, a: Entrant, b: Entrant) -> Entrant | None:
         """Two networks that look at the same square; None where that cannot be or costs too much."""
@@ -350,8 +352,8 @@ def _drive(course: Course, field: list[Entrant], y: Ints, groups: Ints, *, every
     pictures = round_sizes(len(y), len(np.unique(y)), last)[-1]
     ways = 3 + len(course.fits)  # as pretrained, two sizes, two layers, other fits
     whole = sum(entrant.work for entrant in field)
-    most = max(SHARE * ways * len(y) * whole, min(pictures, ENOUGH) * whole / NETWORKS)
-    if math.isfinite(course.allowed):  # then time is what limits it
+    most = max(SHARE * ways * len(y) * whole, 1.01 * min(pictures, ENOUGH) * whole / NETWORKS)
+    if everything or math.isfinite(course.allowed):  # then rivals must be seen to the end, or time is what limits it
         most = math.inf
     seed, variants, joined = course.settings.seed, course.variants, course.joined
     questions = race(field, y, groups, seed=seed, most=most, variants=variants, joined=joined, last=last)

@@ -84,6 +84,11 @@ def choose_backbone(looked: Looked, catalog: Catalog, split: Partition, wanted: 
     found = ranking.choose(looked, catalog, split, deadline=deadline)
     best, raced = found.raced.winner, found.raced
     looked.journal.note(f"--backbone auto took {found.chosen.spec}, raced on {best.pictures:,} pictures to learn from")
+    if split.kind == "cross-validation" and len(raced.rows) < len(split.train):
+        looked.journal.note(
+            f"the budget ended the race of networks at {len(raced.rows):,} pictures: the score is not corrected for "
+            "that choice, and may flatter a little"
+        )
     others = [p for p in raced.places if p is not best and p.trial is not None and p.pictures == len(raced.rows)]
     trials = [
         replace(p.trial, candidate=replace(p.trial.candidate, fit=p.entrant.name))

@@ -26,7 +26,7 @@ from graftage.errors import OptionError
 from graftage.learn.gram import Floats, Labels
 from graftage.learn.search import Trial
 
-PRIOR = 50  # pictures that the prior counts as
+PRIOR = 20  # pictures that the prior counts as; 50 did no better on sign-digits and hymenoptera (bench/choose.py)
 HOPELESS = 0.05  # chance of being better than the leader below which an entrant is dropped
 FIRST = 24  # pictures of the first round, at least, and two of each class
 LAST = 1000  # pictures of the last round, at most, or 15 of each class
