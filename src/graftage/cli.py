@@ -16,7 +16,7 @@ import graftage
 from graftage import world, zoolist
 from graftage.arguments import KindParser
 from graftage.errors import GraftageError, OptionError
-from graftage.flags import ALL, CHECKED, CURVED, PREVIEWED, add_flags, given_flags
+from graftage.flags import ALL, CHECKED, CURVED, PREVIEWED, RANKED, add_flags, given_flags
 from graftage.settings import COLUMNS, Settings, read_config
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
     for add in (_add_train, _add_predict, _add_evaluate, _add_compare, _add_explain, _add_check, _add_clean):
         add(commands)
-    for add in (_add_curve, _add_augment_preview, _add_backbones, _add_demo):
+    for add in (_add_rank, _add_curve, _add_augment_preview, _add_backbones, _add_demo):
         add(commands)
     return parser
 
@@ -333,6 +333,42 @@ def _curve(arguments: argparse.Namespace) -> int:
     given = given_flags(arguments, ("metric", *CURVED))
     with _terminal() as terminal:
         found = curve(arguments.data, target=arguments.target, output=arguments.output, watcher=terminal, **given)
+    _say(*found.summary)
+    return 0
+
+
+def _add_rank(commands: "Commands") -> None:
+    parser = _command(
+        commands,
+        "rank",
+        "which pretrained network fits these pictures, at what cost, under which licence",
+        text="Candidates race on the pictures that train would learn from: a cheap head, held out, on ever more of\n"
+        "them, until one stands out; then other input sizes, layers and ways of making the square are tried on the\n"
+        "best. Test pictures are not looked at. A page for the browser, and a json file of the same name.",
+        end="examples:\n  graftage rank photos/\n"
+        "  graftage rank photos/ --candidates auto,timm/resnet50.a1_in1k --budget 5m --max-latency 20ms\n"
+        "  graftage rank photos/ --max-size 50MB --licence commercial --scores -o photos-rank.html",
+    )
+    parser.add_argument("data", metavar="PHOTOS", help="folder of labelled pictures")
+    page = Path("rank.html")
+    parser.add_argument("-o", "--output", type=Path, default=page, metavar="PAGE.html", help=f"default: {page}")
+    parser.add_argument(
+        "--candidates", default="auto", metavar="A,B,C", help="ids; auto is all that is at hand (default: auto)"
+    )
+    parser.add_argument("--max-latency", default="", metavar="TIME", help="for a single picture, such as 20ms")
+    parser.add_argument("--max-size", default="", metavar="SIZE", help="of the weights, such as 50MB")
+    parser.add_argument("--scores", action="store_true", help="also LogME, nearest neighbours and the linear probe")
+    add_flags(parser, RANKED)
+    parser.set_defaults(run=_rank)
+
+
+def _rank(arguments: argparse.Namespace) -> int:
+    from graftage.pipeline import rank
+
+    own = ("candidates", "max_latency", "max_size", "scores", "output")
+    given = {**given_flags(arguments, RANKED), **{name: getattr(arguments, name) for name in own}}
+    with _terminal() as terminal:
+        found = rank(arguments.data, watcher=terminal, **given)
     _say(*found.summary)
     return 0
 

@@ -11,7 +11,7 @@ from graftage.settings import COLUMNS, FITS, RECIPES, Settings, plain_type
 ALL = tuple(field.name for field in fields(Settings) if field.name != "data")
 _HELP = {
     "output": ("-o", "RUN", "folder that the run leaves (default: the next free name under runs/)"),
-    "backbone": ("", "ID", "pretrained network (default: bundled/efficientnet_lite0); see graftage backbones"),
+    "backbone": ("", "ID", "pretrained network, or auto (default: bundled/efficientnet_lite0); see graftage backbones"),
     "img_size": ("", "PIXELS", "side of the squares that the network sees (default: that of its pretraining)"),
     "layers": ("", "N", "feature vectors taken from the network: 1, or 2 to 4 with earlier maps beside (default 1)"),
     "architecture": ("", "NAME", "timm name of the network, for a weights file whose own name does not tell it"),
@@ -79,6 +79,23 @@ _NETWORK = ("backbone", "architecture", "img_size")
 PREVIEWED = (*_NETWORK, "fit", "aa", "crop_scale", "hflip", "vflip", "reprob", "seed", "repair", *COLUMNS)
 # what of `_HELP` the learning curve listens to
 CURVED = (*_NETWORK, "layers", "licence", "fit", "seed", "device", "precision", "workers", "repair", *COLUMNS)
+# what of `_HELP` a ranking listens to
+RANKED = (
+    *(
+        "budget",
+        "architecture",
+        "licence",
+        "fit",
+        "test",
+        "group_by",
+        "seed",
+        "device",
+        "precision",
+        "workers",
+        "repair",
+    ),
+    *COLUMNS,
+)
 # what of `_HELP` decides what a check sees
 CHECKED = (*_NETWORK, "layers", "licence", "seed", "device", "precision", "workers", "repair", *COLUMNS)
 

@@ -26,6 +26,8 @@ from graftage import (
     outcome,
     parting,
     preview,
+    ranking,
+    rankstory,
     steps,
     versus,
     world,
@@ -37,13 +39,16 @@ from graftage.data.checks import by_severity, problems
 from graftage.data.grouping import groups_of
 from graftage.data.listing import Columns, title_of
 from graftage.data.sources import Source, Sources, labelled, natural_key
+from graftage.entrants import Bounds
 from graftage.errors import DataError, OptionError
+from graftage.features.backbone import DEFAULT
 from graftage.features.engine import choose_device
 from graftage.growth import Curved
 from graftage.learn import defaults
 from graftage.measure.scores import Scores, score, to_json
 from graftage.outcome import Evaluated
 from graftage.progress import Journal, Silent, Watcher
+from graftage.rankstory import Ranked
 from graftage.serve import predict
 from graftage.serve.predict import Explanation, Predictor
 from graftage.settings import COLUMNS, Settings
@@ -109,13 +114,16 @@ def train(data: str | Path | Settings, *, watcher: Watcher | None = None, **opti
         with world.first_alone():
             catalog = looking.look_at_files(settings, journal)
             early = parting.partition(catalog, settings)  # what cannot be split is told before the work
-            backbone, forward = looking.open_network(settings, catalog, early.train, journal)
-            looked = looking.Looked(settings, backbone, forward, journal)
+            first = steps.first_network(settings)
+            backbone, forward = looking.open_network(first, catalog, early.train, journal)
+            looked = looking.Looked(first, backbone, forward, journal)
             catalog, closed = looked.gate(catalog)
             split = parting.partition(catalog, settings)
             suspected = steps.suspect(catalog, closed, split, settings.seed, journal)
             closed = closed.without_features()
+            looked, rivals = steps.choose_backbone(looked, catalog, split, settings)
             catalog, fit, others = steps.choose_fit(looked, catalog, split)
+            others = steps.together(rivals, others)
             catalog, table = steps.tabulate(looked, catalog, split, fit)
         learnt = steps.learn(table, fit, split, settings.seed, journal)
         adapted, tested = steps.adapt(looked, catalog, table, learnt, final, started)
@@ -531,6 +539,60 @@ def curve(
     page = growth.page(found, table.classes, title=title, backbone=settings.backbone, fit=fit, notes=notes)
     growth.write(page, {**growth.curve_json(found, table.classes), "notes": notes}, path)
     return curved
+
+
+def rank(
+    data: str | Path,
+    *,
+    candidates: str = "auto",
+    max_latency: str = "",
+    max_size: str = "",
+    scores: bool = False,
+    output: str | Path = "rank.html",
+    watcher: Watcher | None = None,
+    **options: object,
+) -> Ranked:
+    """Which pretrained network fits these pictures, at what cost, under which licence.
+
+    Networks race on the pictures that `train` with the same seed would learn from; those it would test on are not
+    looked at by any of them.
+
+    Args:
+        data: folder of labelled pictures.
+        candidates: ids joined by commas, or "auto": all that can be had here without a network connection.
+        max_latency: longest time for a single picture, such as "20ms", decoding excluded; "" allows any.
+        max_size: most weights, such as "50MB"; "" allows any.
+        scores: also LogME, nearest neighbours and the linear probe, for comparison.
+        output: the page; a json file of the same name is written beside it. Files that are there are replaced.
+        watcher: told how it goes on.
+        options: fields of `Settings`: budget, architecture, licence, fit, test, group_by, seed, device, precision,
+            workers, repair.
+
+    Returns:
+        `ranked.best`, the id for `backbone`, and the whole table.
+
+    Raises:
+        GraftageError: something that the user can mend.
+    """
+    started = time.monotonic()
+    settings, path = _settings(data, {**options, "backbone": DEFAULT}), rankstory.page_file(output, data)
+    bounds = Bounds.of(max_latency, max_size)
+    journal = Journal(watcher or Silent())
+    catalog = looking.look_at_files(settings, journal)
+    early = parting.partition(catalog, settings)
+    catalog = ranking.closed(settings, catalog, early, journal)
+    split = parting.partition(catalog, settings)
+    course = ranking.open_course(settings, catalog, split, journal, bounds=bounds, started=started)
+    found = ranking.rank(course, candidates, scores=scores)
+    n, notes = len(split.train), tuple(journal.notes)
+    rows = rankstory.table(found, rankstory.accuracies(found, seed=settings.seed), n)
+    said = rankstory.recommendation(rows)
+    title = title_of(Path(settings.data))
+    page = rankstory.page(rows, said, found, title=title, n=n, notes=notes)
+    record = {"pictures": n, "rounds": found.raced.rounds, "recommendation": said, "networks": rows, "notes": notes}
+    rankstory.write(page, record, path)
+    lines = rankstory.summary(rows, said, n, path)
+    return Ranked(found.chosen.spec, found.chosen.fit, rows, said, path, lines, notes)
 
 
 def _columns(given: Mapping[str, str]) -> Columns:

@@ -75,7 +75,7 @@ class Settings:
         data: folder of class folders, or of train/val/test folders of class folders; or a table (.csv, .tsv, .jsonl,
             .parquet), or a folder with a metadata.csv.
         output: folder that the run leaves; "" takes the next free name under runs/.
-        backbone: id of the pretrained network, see `graftage backbones`.
+        backbone: id of the pretrained network, see `graftage backbones`; or "auto", which ranks what is at hand first.
         architecture: timm name, for a weights file whose own name does not tell it.
         img_size: side of the squares that the network sees, pixels; None takes that of its pretraining.
         layers: feature vectors taken from the network: 1, its own, or with N − 1 earlier maps' means beside it.
