@@ -3,8 +3,11 @@
 ```
 bundled/efficientnet_lite0      in a package that graftage depends on: nothing to download (also _lite1, _lite2)
 timm/resnet50.a1_in1k           any timm model, weights from the hub or its local cache
+hf-hub:ORG/NAME[@REVISION]      a repository on the hub in timm's or transformers' layout (see repositories)
 keras/VGG16                     any of Keras' image classifiers, weights from Keras' cache (see keras_networks)
-path/to/weights.safetensors     a local .safetensors, .pth, .pt or .bin file, with the architecture's timm name
+path/to/resnet50-0676ba61.pth   torchvision's published files, by their names (see torchvision_files)
+path/to/weights.safetensors     a local .safetensors, .pth, .pt or .bin file; the network is told by its timm name,
+                                or by the file's name, or recognised from the tensors (see local_files)
 path/to/x.weights.h5            a local .h5 or .keras file, with the architecture keras/NAME
 ```
 
@@ -24,14 +27,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError
 
 from graftage.errors import BackboneError
 from graftage.features.facts import Backbone as Backbone
 from graftage.features.facts import BackboneInfo as BackboneInfo
+from graftage.features.facts import Origin, require_same
 from graftage.features.facts import Weights as Weights
 from graftage.features.facts import file_hash as file_hash
-from graftage.features.facts import require_same
 from graftage.features.keras_networks import (
     SUFFIXES,
     build_keras,
@@ -40,14 +42,21 @@ from graftage.features.keras_networks import (
     is_keras,
     read_keras_weights,
 )
+from graftage.features.local_files import origin_of_file
 from graftage.features.preprocess import Preprocess
+from graftage.features.recognise import classifier_of, is_counted, recognised
+from graftage.features.repositories import origin_of, timms_preprocess
+from graftage.features.torchvision_files import from_torchvision
+from graftage.features.transformers_files import from_transformers
 from graftage.features.variants import Variant, joined, layers_of, output_of, parse
+from graftage.features.weight_files import read_file
 from graftage.features.zoo import facts_of, spdx
 
 if TYPE_CHECKING:
     import torch
 
 DEFAULT = "bundled/efficientnet_lite0"
+_WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # in the order in which timm looks for them
 _PICKLED = (".pth", ".pt", ".bin")
 _HALF = (0.5, 0.5, 0.5)
 OUTPUTS = ("pooled", "flat", "layers2", "layers3", "layers4")
@@ -129,6 +138,8 @@ def find(backbone_id: str, *, architecture: str | None = None) -> Backbone:
         return _bundled(backbone_id, BUNDLED[backbone_id])
     if backbone_id.startswith("timm/"):
         return _from_hub(backbone_id)
+    if backbone_id.startswith("hf-hub:"):
+        return _from_repository(backbone_id)
     if is_keras(backbone_id) or is_keras(architecture or "") or Path(backbone_id).suffix in SUFFIXES:
         return find_keras(backbone_id, architecture)
     if Path(backbone_id).suffix in (*_PICKLED, ".safetensors") or Path(backbone_id).exists():
@@ -137,7 +148,7 @@ def find(backbone_id: str, *, architecture: str | None = None) -> Backbone:
     hint = f" Did you mean {near[0]}?" if near else ""
     raise BackboneError(
         f"backbone {backbone_id!r} is none of the kinds graftage knows: {', '.join(BUNDLED)}, timm/NAME.TAG, "
-        f"keras/NAME, or a path to a .safetensors, .pth, .h5 or .keras file.{hint}"
+        f"hf-hub:ORG/NAME, keras/NAME, or a path to a .safetensors, .pth, .h5 or .keras file.{hint}"
     )
 
 
@@ -151,11 +162,15 @@ def read_weights(backbone: Backbone) -> Weights:
         return _varied_weights(backbone)
     if is_keras(backbone.info.architecture):
         return read_keras_weights(backbone)
-    state = _read_state(backbone.file)
     if backbone.info.id in BUNDLED:
+        state = _read_state(backbone.file)
         full = _create(backbone.info.architecture, num_classes=1000).state_dict()
         state = dict(zip(full, state.values(), strict=True))  # the packages keep timm's order under their own names
-    return _without_classifier(state, backbone)
+        return _without_classifier(state, backbone, _create(backbone.info.architecture, num_classes=0))
+    module = _create(backbone.info.architecture, num_classes=0)
+    tensors = from_transformers(read_file(backbone.file).tensors)
+    tensors = from_torchvision(tensors, backbone.info.architecture, _shapes(module.state_dict()))
+    return _without_classifier({name: _array(tensor) for name, tensor in tensors.items()}, backbone, module)
 
 
 def with_flat_output(backbone: Backbone) -> tuple[Backbone, Weights]:
@@ -285,75 +300,114 @@ def _from_hub(backbone_id: str) -> Backbone:
         raise BackboneError(
             f"backbone {backbone_id}: timm publishes no hub repository for it; download its weights and pass the file"
         )
-    path = _hub_file(backbone_id, config.hf_hub_id)
+    path = _hub_file(backbone_id, config.hf_hub_id, _WEIGHTS)
     return _described(
         backbone_id, f"{config.architecture}.{config.tag}" if config.tag else str(config.architecture), path
     )
 
 
-def _hub_file(backbone_id: str, repository: str) -> Path:
+def _from_repository(backbone_id: str) -> Backbone:
+    repository, _, revision = backbone_id.removeprefix("hf-hub:").partition("@")
+    config = _hub_file(backbone_id, repository, ("config.json",), revision=revision or None)
+    path = _hub_file(backbone_id, repository, _WEIGHTS, revision=revision or None)
+    preprocessor, card = (
+        _hub_optional(repository, name, revision=revision or None) for name in ("preprocessor_config.json", "README.md")
+    )
+    origin = origin_of(config, preprocessor, card, path)
+    return _described(backbone_id, origin.architecture, path, origin)
+
+
+def _hub_file(backbone_id: str, repository: str, names: tuple[str, ...], *, revision: str | None = None) -> Path:
     from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
     from huggingface_hub.constants import HF_HUB_CACHE, HF_HUB_OFFLINE
-    from huggingface_hub.errors import LocalEntryNotFoundError
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
-    for name in ("model.safetensors", "pytorch_model.bin"):
+    for name in names:
         try:
-            return Path(hf_hub_download(repository, name, local_files_only=True))
+            return Path(hf_hub_download(repository, name, revision=revision, local_files_only=True))
         except LocalEntryNotFoundError:
             continue
+        except HFValidationError as error:
+            raise BackboneError(
+                f"backbone {backbone_id}: {repository!r} is no name of a repository: ORG/NAME"
+            ) from error
     try:
         # asks once, so that a machine without network is told at once: the download would try for half a minute
-        get_hf_file_metadata(hf_hub_url(repository, "model.safetensors"))
-        return Path(hf_hub_download(repository, "model.safetensors"))
+        get_hf_file_metadata(hf_hub_url(repository, names[0], revision=revision))
+        return Path(hf_hub_download(repository, names[0], revision=revision))
     except Exception as error:  # no network, proxy, certificate, gated, full disk: they share no class below this
         offline = "HF_HUB_OFFLINE is set" if HF_HUB_OFFLINE else f"the hub did not give them ({type(error).__name__})"
         raise BackboneError(
             f"backbone {backbone_id}: its weights are not on this machine and {offline}. On a machine with "
-            f"network run `hf download {repository} model.safetensors` and copy the hub's cache to {HF_HUB_CACHE} here "
-            f"(HF_HOME moves it), or copy model.safetensors here and pass its path with "
+            f"network run `hf download {repository} {names[0]}` and copy the hub's cache to {HF_HUB_CACHE} here "
+            f"(HF_HOME moves it), or copy {names[0]} here and pass its path with "
             f"--architecture {backbone_id.removeprefix('timm/')}; {DEFAULT} needs no download"
         ) from error
 
 
-def _local(backbone_id: str, architecture: str | None) -> Backbone:
-    import timm
+def _hub_optional(repository: str, name: str, *, revision: str | None = None) -> Path | None:
+    try:
+        return _hub_file(repository, repository, (name,), revision=revision)
+    except BackboneError:
+        return None
 
+
+def _local(backbone_id: str, architecture: str | None) -> Backbone:
     path = Path(backbone_id)
     if not path.is_file():
         raise BackboneError(f"{path}: no such weights file")
-    name = architecture or path.stem
-    if not timm.is_model(name.split(".")[0]):
-        raise BackboneError(
-            f"{path}: say which network these weights belong to with --architecture NAME; {name!r} is no timm name"
-        )
-    described = _described(backbone_id, name, path)
-    # timm knows where its own weights come from, not these
-    return replace(described, info=replace(described.info, licence="unknown", pretraining="unknown"))
+    origin = origin_of_file(path, architecture)
+    return _described(backbone_id, origin.architecture, path, origin)
 
 
-def _described(backbone_id: str, architecture: str, path: Path) -> Backbone:
-    """Facts of a timm network, from its configuration and one pass of an empty picture."""
-    import torch
+def _described(backbone_id: str, architecture: str, path: Path, origin: Origin | None = None) -> Backbone:
+    """Facts of a timm network, from its configuration and one pass of an empty picture.
 
+    Args:
+        backbone_id: as the user typed it.
+        architecture: timm's name, whose own weights are meant unless an origin is given.
+        path: the file of weights.
+        origin: what is told of weights that are not timm's own.
+    """
     module = _create(architecture, num_classes=0).eval()
     config: dict[str, Any] = module.pretrained_cfg
-    size = int(config["input_size"][-1])
-    with torch.inference_mode():
-        features = int(module(torch.zeros(1, 3, size, size)).shape[-1])
+    # timm knows where its own weights come from, not those of others
+    if origin is None:
+        licence = known.licence if (known := facts_of(backbone_id)) else str(config.get("license") or "unknown")
+        origin = Origin(architecture, None, licence, str(config.get("tag") or "unknown"))
+    own = timms_preprocess(config, architecture)
+    preprocess, features = _size_and_width(module, origin.preprocess or own, own, architecture)
     info = BackboneInfo(
         id=backbone_id,
         architecture=architecture,
         features=features,
-        input_size=size,
+        input_size=preprocess.size,
         weights_sha256=file_hash(path),
-        licence=known.licence if (known := facts_of(backbone_id)) else spdx(config.get("license")),
-        pretraining=str(config.get("tag") or "unknown"),
+        licence=spdx(origin.licence),
+        pretraining=origin.pretraining,
         parameters=sum(p.numel() for p in module.parameters()),
     )
-    interpolation = str(config.get("interpolation") or "bicubic")
-    mean, std = (tuple(float(v) for v in config[k]) for k in ("mean", "std"))
-    crop = float(config.get("crop_pct") or 0.875)
-    return Backbone(info, Preprocess("squash", size, crop, interpolation, _three(mean), _three(std)), path)
+    return Backbone(info, preprocess, path)
+
+
+def _size_and_vector_width(module: Any, asked: Preprocess, own: Preprocess, what: str) -> tuple[Preprocess, int]:
+    """`asked`, at the network's own size if it takes no other, and the width of its vector for one picture."""
+    try:
+        return asked, _vector_width(module, asked.size, what)
+    except (AssertionError, RuntimeError, ValueError):
+        if asked.size == own.size:
+            raise
+        return replace(asked, size=own.size), _vector_width(module, own.size, what)
+
+
+def _vector_width(module: Any, size: int, what: str) -> int:
+    import torch
+
+    with torch.inference_mode():
+        vector = module(torch.zeros(1, 3, size, size))
+    if not isinstance(vector, torch.Tensor) or vector.ndim != 2:
+        raise BackboneError(f"{what}: without its classifier this network gives no vector for a picture; take another")
+    return int(vector.shape[1])
 
 
 def _varied(variant: Variant, architecture: str | None) -> Backbone:
@@ -485,10 +539,6 @@ def _build_beside(
     return Beside(bodies, scales, shifts).eval().requires_grad_(False)
 
 
-def _three(values: tuple[float, ...]) -> tuple[float, float, float]:
-    return values[0], values[1], values[2]
-
-
 def _create(architecture: str, *, num_classes: int, size: int | None = None) -> Any:  # attributes that no type knows
     import timm
 
@@ -508,38 +558,12 @@ def _create(architecture: str, *, num_classes: int, size: int | None = None) -> 
 
 
 def _read_state(path: Path) -> Weights:
-    from safetensors.torch import load_file  # NumPy's form of it knows no bfloat16
-
-    try:
-        state = load_file(path) if path.suffix == ".safetensors" else _read_pickled(path)
-        return {name.removeprefix("module."): _array(value) for name, value in state.items()}
-    except (SafetensorError, OSError, ValueError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise BackboneError(f"{path}: these weights cannot be read ({reason}); get the file again") from error
-
-
-def _read_pickled(path: Path) -> dict[str, "torch.Tensor"]:
-    import torch
-
-    try:
-        state: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError:
-        raise
-    except Exception as error:  # hostile or damaged bytes make the reader raise nearly anything
-        raise ValueError("it is damaged or holds more than tensors, and graftage runs no code from a file") from error
-    for nested in ("state_dict", "model"):
-        if isinstance(state, dict) and isinstance(state.get(nested), dict):
-            state = state[nested]
-    if not isinstance(state, dict) or not all(isinstance(name, str) for name in state):
-        raise ValueError("it holds no tensors by name")
-    return state
+    return {name: _array(tensor) for name, tensor in read_file(path).tensors.items()}
 
 
 def _array(tensor: "torch.Tensor") -> NDArray[np.generic]:
     import torch
 
-    if not isinstance(tensor, torch.Tensor):
-        raise ValueError(f"a {type(tensor).__name__} lies among its tensors")
     array: NDArray[np.generic] = (tensor.float() if tensor.dtype in (torch.bfloat16, torch.float16) else tensor).numpy()
     return array
 
@@ -550,11 +574,25 @@ def _tensors(weights: Mapping[str, NDArray[np.generic]]) -> dict[str, "torch.Ten
     return {name: torch.from_numpy(np.array(array)) for name, array in weights.items()}
 
 
-def _without_classifier(state: Weights, backbone: Backbone) -> Weights:
-    module = _create(backbone.info.architecture, num_classes=0)
-    wanted = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
-    heads = module.pretrained_cfg.get("classifier") or ()
-    prefixes = tuple(f"{name}." for name in ((heads,) if isinstance(heads, str) else heads))
-    kept = {name: array for name, array in state.items() if name in wanted or not name.startswith(prefixes or ("\0",))}
-    require_same(wanted, {name: tuple(array.shape) for name, array in kept.items()}, str(backbone.file))
+def _shapes(tensors: Mapping[str, "torch.Tensor"]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+
+
+def _without_classifier(state: Weights, backbone: Backbone, module: Any) -> Weights:
+    """The arrays that the module without classifier wants, in its order."""
+    wanted = _shapes(module.state_dict())
+    prefixes = tuple(f"{layer}." for layer in classifier_of(module))
+    kept = {n: a for n, a in state.items() if n in wanted or not (n.startswith(prefixes) or not is_counted(n))}
+    for name in wanted:
+        if name.endswith(
+            "num_batches_tracked"
+        ):  # files of old versions of PyTorch have none, and nothing here reads it
+            kept.setdefault(name, np.zeros((), np.int64))
+    found = {name: tuple(array.shape) for name, array in kept.items()}
+    try:
+        require_same(wanted, found, str(backbone.file))
+    except BackboneError as error:
+        names = recognised({name: tuple(array.shape) for name, array in state.items()})
+        looks = f"; these tensors look like {', '.join(names)}" if names else ""
+        raise BackboneError(f"{error}{looks}") from None
     return {name: kept[name] for name in wanted}

@@ -68,6 +68,23 @@ class Backbone:
     parts: "tuple[Backbone, ...]" = ()
 
 
+@dataclass(frozen=True)
+class Origin:
+    """What is told of weights by where they come from, rather than by their tensors.
+
+    Attributes:
+        architecture: timm's name of the network.
+        preprocess: what they were pretrained with; None where nothing tells it.
+        licence: of the weights, an SPDX name where known, else "unknown".
+        pretraining: the data or the name of the weights, else "unknown".
+    """
+
+    architecture: str
+    preprocess: Preprocess | None = None
+    licence: str = "unknown"
+    pretraining: str = "unknown"
+
+
 def file_hash(path: Path) -> str:
     """SHA-256 of a file, 64 hex digits."""
     with path.open("rb") as stream:
