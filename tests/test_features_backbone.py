@@ -210,12 +210,11 @@ def test_half_precision_weights_are_read_as_float32(
     build("test_vit", weights)
 
 
-def test_the_architecture_comes_from_the_files_name_or_is_asked_for(weights_file: MakeFile, tmp_path: Path) -> None:
+def test_the_architecture_comes_from_the_files_name_or_is_asked_for(weights_file: MakeFile) -> None:
     path = weights_file("test_vit")
     assert find(str(path)).info.architecture == "test_vit"
-    shutil.copy(path, tmp_path / "mine.safetensors")
-    with pytest.raises(BackboneError, match=r"mine.safetensors: say which network .*--architecture NAME; 'mine'"):
-        find(str(tmp_path / "mine.safetensors"))
+    with pytest.raises(BackboneError, match=r"say which network .*--architecture NAME; 'resnt50' is no timm name"):
+        find(str(path), architecture="resnt50")
     with pytest.raises(BackboneError, match=r"timm cannot build the network 'test_vit.nope'"):
         find(str(path), architecture="test_vit.nope")
 
@@ -234,7 +233,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 def test_the_wrong_architecture_names_the_first_tensors_that_differ(weights_file: MakeFile) -> None:
     found = find(str(weights_file("test_resnet")), architecture="test_vit")
     with pytest.raises(
-        BackboneError, match=r"do not fit the network; \d+ tensors differ, first cls_token \(1, 1, 64\)"
+        BackboneError, match=r"do not fit .* differ, first cls_token \(1, 1, 64\).*these tensors look like test_resnet$"
     ):
         read_weights(found)
     narrow = find(str(weights_file("test_vit")), architecture="test_vit2")

@@ -57,7 +57,7 @@ def random_network(name: str) -> torch.nn.Module:
 
 
 def as_published(name: str, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The names in torchvision's old files, which its own classes still read: counters are missing, some names differ."""
+    """As torchvision's old files are, which its own classes still read: without counters, some names otherwise."""
     found = {}
     for key, tensor in state.items():
         if name.startswith("densenet"):

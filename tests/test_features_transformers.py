@@ -20,7 +20,8 @@ from graftage.features.transformers_files import FAMILIES, architecture_of, from
 
 HALF, IMAGENET_MEAN = (0.5, 0.5, 0.5), (0.485, 0.456, 0.406)
 TINY = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 32, "patch_size": 8}
-TINY_VIT = {**TINY, "intermediate_size": 128}
+TINY_VIT = {**TINY, "intermediate_size": 128, "layer_norm_eps": 1e-6}
+TINY_CLIP = {**TINY, "intermediate_size": 128}
 TIMMS_TINY = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2}
 STAGES = {"hidden_sizes": [8, 16, 24, 32], "depths": [1, 1, 2, 1]}
 TIMMS_STAGES = {"dims": (8, 16, 24, 32), "depths": (1, 1, 2, 1)}
@@ -73,23 +74,23 @@ KINDS: dict[str, tuple[str, Any, Callable[[Any], torch.Tensor], str, dict[str, A
     ),
     "clip": (
         "CLIPVisionModel",
-        transformers.CLIPVisionConfig(**TINY_VIT),
+        transformers.CLIPVisionConfig(**TINY_CLIP),
         pooled,
         "vit_base_patch32_clip_quickgelu_224",
         TIMMS_TINY,
     ),
     "clip with gelu": (
         "CLIPVisionModel",
-        transformers.CLIPVisionConfig(**TINY_VIT, hidden_act="gelu"),
+        transformers.CLIPVisionConfig(**TINY_CLIP, hidden_act="gelu"),
         pooled,
         "vit_base_patch32_clip_224",
         TIMMS_TINY,
     ),
     "siglip": (
         "SiglipVisionModel",
-        transformers.SiglipVisionConfig(**TINY_VIT),
+        transformers.SiglipVisionConfig(**TINY_CLIP),
         pooled,
-        "vit_base_patch16_siglip_224",
+        "vit_base_patch32_siglip_256",
         TIMMS_TINY,
     ),
     "convnext": ("ConvNextModel", transformers.ConvNextConfig(**STAGES), pooled, "convnext_tiny", TIMMS_STAGES),
@@ -162,8 +163,12 @@ def test_features_are_transformers_own(kind: str, tmp_path: Path) -> None:
 
 
 def meta(kind: str, config: Any) -> dict[str, torch.Tensor]:
+    """The tensors of a network as it is saved, without their numbers."""
+    from transformers.core_model_loading import revert_weight_conversion
+
     with torch.device("meta"):
-        return from_transformers(dict(getattr(transformers, kind)(config).state_dict()))
+        network = getattr(transformers, kind)(config)
+    return from_transformers(revert_weight_conversion(network, dict(network.state_dict())))
 
 
 # the published sizes: transformers' class and configuration, timm's network
@@ -199,7 +204,11 @@ SIZES = [
     ),
     ("CLIPModel", transformers.CLIPConfig(), "vit_base_patch32_clip_quickgelu_224"),
     ("CLIPVisionModel", transformers.CLIPVisionConfig(hidden_act="gelu"), "vit_base_patch32_clip_224"),
-    ("SiglipModel", transformers.SiglipConfig(), "vit_base_patch16_siglip_224"),
+    (
+        "SiglipVisionModel",
+        transformers.SiglipVisionConfig(patch_size=32, image_size=256),
+        "vit_base_patch32_siglip_256",
+    ),
     ("ConvNextForImageClassification", transformers.ConvNextConfig(), "convnext_tiny"),
     ("ConvNextV2Model", transformers.ConvNextV2Config(), "convnextv2_tiny"),
     ("ResNetForImageClassification", transformers.ResNetConfig(), "resnet50"),
@@ -223,12 +232,13 @@ def test_the_published_sizes_are_timms(kind: str, config: Any, architecture: str
         (
             "BeitModel",
             transformers.BeitConfig(),
-            "model_type 'beit' is none .* knows clip, clip_vision_model, convnext",
+            "model_type 'beit' is none .* knows clip, clip_vision_model",
         ),
         ("ViTModel", transformers.ViTConfig(hidden_act="relu"), "hidden_act = 'relu', which timm's network does not"),
         ("ResNetModel", transformers.ResNetConfig(downsample_in_bottleneck=True), "downsample_in_bottleneck = True"),
-        ("ViTModel", transformers.ViTConfig(hidden_size=48), "timm has no vit of this size .hidden_size 48"),
-        ("ViTModel", transformers.ViTConfig(**{**VIT, "num_attention_heads": 6}), "no vit of this size .*heads 6"),
+        ("ViTModel", transformers.ViTConfig(hidden_size=48), "timm has no vit that computes the same .*hidden_size 48"),
+        ("ViTModel", transformers.ViTConfig(**{**VIT, "num_attention_heads": 6}), "no vit that computes .*heads 6"),
+        ("SiglipVisionModel", transformers.SiglipVisionConfig(), "no siglip_vision_model .*gelu_pytorch_tanh"),
     ],
 )
 def test_what_timm_does_not_compute_is_refused(kind: str, config: Any, why: str) -> None:
@@ -271,7 +281,7 @@ def repository(folder: Path, **files: Any) -> Path:
     return folder
 
 
-TINY_REAL = {"hidden_size": 192, "num_attention_heads": 3, "intermediate_size": 768}
+TINY_REAL = {"hidden_size": 192, "num_attention_heads": 3, "intermediate_size": 768, "layer_norm_eps": 1e-6}
 
 
 def test_a_repository_of_transformers_is_a_backbone(put: Callable[..., None], tmp_path: Path) -> None:
@@ -346,7 +356,7 @@ def test_a_repository_of_something_else_is_refused(
 def test_a_repository_that_is_not_here_is_named(put: Callable[..., None]) -> None:
     with pytest.raises(BackboneError, match=r"hf-hub:someone/nothing: .*HF_HUB_OFFLINE is set"):
         find("hf-hub:someone/nothing")
-    with pytest.raises(BackboneError, match=r"hf-hub:a/b/c: 'a/b/c' is no repository"):
+    with pytest.raises(BackboneError, match=r"hf-hub:a/b/c: 'a/b/c' is no name of a repository"):
         find("hf-hub:a/b/c")
 
 

@@ -6,7 +6,7 @@ against `config.json`. `tests/test_features_transformers.py` compares the featur
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -40,11 +40,16 @@ class Family:
     rules: tuple[Rule, ...]
     architectures: str
     stem: int = 0
-    settings: Mapping[str, tuple[object, tuple[object, ...]]] = field(default_factory=dict)
+    settings: Mapping[str, tuple[object, Collection[object]]] = field(default_factory=dict)
 
 
 _GELU = {"hidden_act": ("gelu", ("gelu",))}
+# timm has 1e-6 where transformers writes 1e-12; it is what these networks were trained with, and a difference of the
+# fifth digit at most
+_VIT_EPS = {"layer_norm_eps": (1e-12, (1e-12, 1e-6))}
 _RELU = {"hidden_act": ("relu", ("relu",))}
+# transformers' names of activations, and the classes in timm's networks
+_ACTIVATIONS = {"gelu": "GELU", "quick_gelu": "QuickGELU", "gelu_pytorch_tanh": "GELUTanh"}
 _BLOCK: tuple[Rule, ...] = (
     (r"^encoder\.layers?\.(\d+)\.", r"blocks.\1."),
     (r"\.attention\.attention\.(query|key|value)\.", lambda m: f".attn.{m[1][0]}."),
@@ -123,7 +128,13 @@ _SWIN: tuple[Rule, ...] = (
 )
 _QKV = r"encoder\.layer\.0\.attention\.attention\.query\.weight"
 FAMILIES = (
-    Family(("deit",), r"embeddings\.distillation_token", _VIT, r"deit_\w+_distilled_patch\d+_\d+", settings=_GELU),
+    Family(
+        ("deit",),
+        r"embeddings\.distillation_token",
+        _VIT,
+        r"deit_\w+_distilled_patch\d+_\d+",
+        settings=_GELU | _VIT_EPS,
+    ),
     Family(
         ("dinov2", "dinov2_with_registers"),
         r"encoder\.layer\.0\.layer_scale1\.lambda1",
@@ -131,27 +142,33 @@ FAMILIES = (
         r"vit_\w+_patch14(_reg4)?_dinov2",
         settings=_GELU | {"layer_norm_eps": (1e-6, (1e-6,)), "num_register_tokens": (4, (4,))},
     ),
-    Family(("vit", "vit_mae", "vit_msn"), _QKV, _VIT, r"vit_(tiny|small|base|large|huge)_patch\d+_\d+", settings=_GELU),
+    Family(
+        ("vit", "vit_mae", "vit_msn"),
+        _QKV,
+        _VIT,
+        r"vit_(tiny|small|base|large|huge)_patch\d+_\d+",
+        settings=_GELU | _VIT_EPS,
+    ),
     Family(
         ("clip", "clip_vision_model"),
         r"pre_layrnorm\.weight",
         _VIT,
         r"vit_\w+_patch\d+_clip_(quickgelu_)?\d+",
-        settings={"hidden_act": ("quick_gelu", ("gelu", "quick_gelu"))},
+        settings={"hidden_act": ("quick_gelu", ("gelu", "quick_gelu")), "layer_norm_eps": (1e-5, (1e-5,))},
     ),
     Family(
         ("siglip", "siglip_vision_model"),
         r"head\.probe",
         _VIT,
         r"vit_\w+_patch\d+_siglip_\d+",
-        settings={"hidden_act": ("gelu_pytorch_tanh", ("gelu_pytorch_tanh",))},
+        settings={"hidden_act": ("gelu_pytorch_tanh", _ACTIVATIONS), "layer_norm_eps": (1e-6, (1e-6,))},
     ),
     Family(
         ("convnext", "convnextv2"),
         r"encoder\.stages\.0\.layers\.0\.dwconv\.weight",
         _CONVNEXT,
         r"convnext(v2)?_(atto|femto|pico|nano|tiny|small|base|large|xlarge|huge)",
-        settings=_GELU,
+        settings=_GELU | _VIT_EPS,
     ),
     Family(
         ("regnet",),
@@ -269,13 +286,12 @@ def architecture_of(config: Mapping[str, Any], tensors: "Tensors", what: str) ->
             raise BackboneError(f"{what}: its config.json has {key} = {value!r}, which timm's network does not have")
     shapes = {n: tuple(t.shape) for n, t in tensors.items()}
     found = [n for n in recognised(shapes) if re.fullmatch(family.architectures, n)]
-    if kind.startswith("clip"):
-        quick = config.get("hidden_act", "quick_gelu") == "quick_gelu"
-        found = [n for n in found if ("quickgelu" in n) == quick]
-    found = [n for n in found if _same_heads(n, config, kind)]
+    if family.rules is _VIT:
+        activation = config.get("hidden_act", family.settings["hidden_act"][0])
+        found = [n for n in found if _same_blocks(n, int(config.get("num_attention_heads", 12)), str(activation))]
     if not found:
         raise BackboneError(
-            f"{what}: timm has no {kind} of this size ({_size(config)}), and graftage builds timm's networks"
+            f"{what}: timm has no {kind} that computes the same ({_size(config)}), and graftage builds timm's networks"
         )
     return found[0]
 
@@ -287,19 +303,19 @@ def _vision(config: Mapping[str, Any]) -> Mapping[str, Any]:
     return config
 
 
-def _same_heads(architecture: str, config: Mapping[str, Any], kind: str) -> bool:
-    """Whether timm's network parts its attention as the other does: the tensors do not tell."""
+def _same_blocks(architecture: str, heads: int, activation: str) -> bool:
+    """Whether timm's transformer has this many heads and this activation: the tensors do not tell."""
     import timm
     import torch
 
-    if kind in ("convnext", "convnextv2", "resnet", "regnet", "swin"):  # no heads, or told by the tensors
-        return True
     with torch.device("meta"):
-        blocks = timm.create_model(architecture, pretrained=False, num_classes=0).blocks
-    return int(blocks[0].attn.num_heads) == int(config.get("num_attention_heads", 12))
+        block = timm.create_model(architecture, pretrained=False, num_classes=0).blocks[0]
+    gated = type(block.mlp).__name__ != "Mlp"  # has an activation of its own kind, which the tensors tell
+    same = gated or type(block.mlp.act).__name__ == _ACTIVATIONS[activation]
+    return bool(block.attn.num_heads == heads and same)
 
 
 def _size(config: Mapping[str, Any]) -> str:
-    keys = ("hidden_size", "num_hidden_layers", "num_attention_heads", "patch_size", "image_size", "hidden_sizes")
-    keys += ("embed_dim", "depths", "window_size")
+    keys = ("hidden_act", "hidden_size", "num_hidden_layers", "num_attention_heads", "patch_size", "image_size")
+    keys += ("hidden_sizes", "embed_dim", "depths", "window_size")
     return ", ".join(f"{key} {config[key]}" for key in keys if key in config) or "config.json does not tell it"
