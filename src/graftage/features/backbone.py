@@ -390,7 +390,7 @@ def _described(backbone_id: str, architecture: str, path: Path, origin: Origin |
     return Backbone(info, preprocess, path)
 
 
-def _size_and_vector_width(module: Any, asked: Preprocess, own: Preprocess, what: str) -> tuple[Preprocess, int]:
+def _size_and_width(module: Any, asked: Preprocess, own: Preprocess, what: str) -> tuple[Preprocess, int]:
     """`asked`, at the network's own size if it takes no other, and the width of its vector for one picture."""
     try:
         return asked, _vector_width(module, asked.size, what)
