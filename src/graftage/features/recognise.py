@@ -112,9 +112,12 @@ def layout_of(architecture: str) -> tuple[dict[str, tuple[int, ...]], tuple[str,
 
 
 def classifier_of(module: object) -> tuple[str, ...]:
-    """The names of a timm network's classifier layers."""
+    """The names of a timm network's classifier layers.
+
+    In LeViT and its kin a classifier is a normalisation and a linear layer, of which timm names the second alone.
+    """
     heads = getattr(module, "pretrained_cfg", {}).get("classifier") or ()
-    return (heads,) if isinstance(heads, str) else tuple(heads)
+    return tuple(re.sub(r"\.(l|linear)$", "", name) for name in ((heads,) if isinstance(heads, str) else heads))
 
 
 def _hashes(shapes: Shapes) -> NDArray[np.uint64]:

@@ -84,7 +84,7 @@ def _timms(said: Mapping[str, Any], card: Path | None, what: str) -> Origin:
 def _known_cfg(name: str) -> dict[str, Any]:
     import timm
 
-    found = timm.get_pretrained_cfg(name, allow_unregistered=True)
+    found: Any = timm.get_pretrained_cfg(name, allow_unregistered=True)
     return {k: v for k, v in found.to_dict().items() if v is not None} if found else {}
 
 
@@ -167,7 +167,8 @@ def licence_on(card: Path | None) -> str:
     except OSError:
         return "unknown"
     front = re.match(r"---\s*\n(.*?)\n---", text, re.DOTALL)
-    said = dict(re.findall(r"^(license|license_name):[ \t]*['\"]?([\w.+-]+)", front[1], re.MULTILINE) if front else [])
+    lines = re.findall(r"^(license|license_name):[ \t]*['\"]?([\w.+-]+)", front[1], re.MULTILINE) if front else []
+    said: dict[str, str] = dict(lines)
     licence = said.get("license", "unknown")
     return said.get("license_name", licence) if licence == "other" else licence
 

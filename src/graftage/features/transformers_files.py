@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     Tensors = dict[str, torch.Tensor]
 
+Settings = dict[str, tuple[object, Collection[object]]]  # see `Family.settings`
 Rule = tuple[str, str | Callable[[re.Match[str]], str]]
 
 
@@ -40,14 +41,14 @@ class Family:
     rules: tuple[Rule, ...]
     architectures: str
     stem: int = 0
-    settings: Mapping[str, tuple[object, Collection[object]]] = field(default_factory=dict)
+    settings: Settings = field(default_factory=dict)
 
 
-_GELU = {"hidden_act": ("gelu", ("gelu",))}
+_GELU: Settings = {"hidden_act": ("gelu", ("gelu",))}
 # timm has 1e-6 where transformers writes 1e-12; it is what these networks were trained with, and a difference of the
 # fifth digit at most
-_VIT_EPS = {"layer_norm_eps": (1e-12, (1e-12, 1e-6))}
-_RELU = {"hidden_act": ("relu", ("relu",))}
+_VIT_EPS: Settings = {"layer_norm_eps": (1e-12, (1e-12, 1e-6))}
+_RELU: Settings = {"hidden_act": ("relu", ("relu",))}
 # transformers' names of activations, and the classes in timm's networks
 _ACTIVATIONS = {"gelu": "GELU", "quick_gelu": "QuickGELU", "gelu_pytorch_tanh": "GELUTanh"}
 _BLOCK: tuple[Rule, ...] = (
@@ -195,6 +196,10 @@ FAMILIES = (
         settings=_GELU | {"layer_norm_eps": (1e-5, (1e-5,))},
     ),
 )
+_SIZES = (  # what tells one network of a family from another
+    "hidden_act", "hidden_size", "num_hidden_layers", "num_attention_heads", "patch_size", "image_size",
+    "hidden_sizes", "embed_dim", "depths", "window_size",
+)  # fmt: skip
 MODEL_TYPES = tuple(sorted(name for family in FAMILIES for name in family.model_types))
 _PREFIX = re.compile(
     r"^(vit|deit|dinov2|dinov2_with_registers|convnext|convnextv2|resnet|regnet|swin|clip|siglip)\.(?=emb|enc|lay|pool|vis)"
@@ -309,13 +314,12 @@ def _same_blocks(architecture: str, heads: int, activation: str) -> bool:
     import torch
 
     with torch.device("meta"):
-        block = timm.create_model(architecture, pretrained=False, num_classes=0).blocks[0]
+        network: Any = timm.create_model(architecture, pretrained=False, num_classes=0)
+    block = network.blocks[0]
     gated = type(block.mlp).__name__ != "Mlp"  # has an activation of its own kind, which the tensors tell
     same = gated or type(block.mlp.act).__name__ == _ACTIVATIONS[activation]
     return bool(block.attn.num_heads == heads and same)
 
 
 def _size(config: Mapping[str, Any]) -> str:
-    keys = ("hidden_act", "hidden_size", "num_hidden_layers", "num_attention_heads", "patch_size", "image_size")
-    keys += ("hidden_sizes", "embed_dim", "depths", "window_size")
-    return ", ".join(f"{key} {config[key]}" for key in keys if key in config) or "config.json does not tell it"
+    return ", ".join(f"{key} {config[key]}" for key in _SIZES if key in config) or "config.json does not tell it"
