@@ -137,7 +137,8 @@ def train(data: str | Path | Settings, *, watcher: Watcher | None = None, **opti
             wrong = checking.likely_wrong(
                 catalog, table.train, table.X, table.y, table.groups, learnt.searched, settings.seed
             )
-        faults = by_severity([*problems(parts, groups_of(catalog), copies), *wrong])
+        short = steps.find_shortcuts(catalog, closed, table, learnt, settings.seed, journal)
+        faults = by_severity([*problems(parts, groups_of(catalog), copies), *checking.shortcut_problems(short), *wrong])
         grown = growth.beside_training(table.X, table.y, table.groups, seed=settings.seed, journal=journal)
         answering = forward if tested is None else tested[0]
         predictor = Predictor(bundle, answering, limits=looking.limits_of(settings), repair=settings.repair)
@@ -152,6 +153,7 @@ def train(data: str | Path | Settings, *, watcher: Watcher | None = None, **opti
             curve=grown,
             suspected=suspected,
             beside=beside,
+            shortcuts=short,
         )
         summary = outcome.write(folder, final, whole, journal)
     States(folder_of(final)).remove()

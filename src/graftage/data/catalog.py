@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graftage.data.decode import DEFAULT_LIMITS, Facts, Limits, decode, inspect
+from graftage.data.quality import camera
 from graftage.data.sources import Source, Sources, read
 from graftage.errors import DataError, PictureError, StoreError
 
@@ -56,6 +57,9 @@ class Entry:
         digest: sha256 of the file's bytes in hex, "" if it was not read.
         taken: camera and time by EXIF, see `Facts`.
         pixels: sha256 of the upright pixels in hex, at the scale they are decoded at; "" until they were.
+        bytes: size of the file, 0 if unknown.
+        format: "JPEG", "PNG", ... by content, "" if unknown.
+        camera: EXIF make and model, "" where there is none.
     """
 
     index: int
@@ -71,6 +75,9 @@ class Entry:
     digest: str
     taken: str = ""
     pixels: str = ""
+    bytes: int = 0
+    format: str = ""
+    camera: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -173,6 +180,9 @@ def _look(index: int, source: Source, *, places: Mapping[str, int], limits: Limi
         height=facts.height,
         digest=digest,
         taken=facts.taken,
+        bytes=len(data),
+        format=facts.format,
+        camera=camera(data),
     )
 
 
