@@ -84,6 +84,12 @@ def test_the_name_of_the_class_taken_out_gives_nothing_away(classes: tuple[str, 
     assert all(each[0] < 0.6 for each in compare(clues([PLAIN] * len(y), files, labels), y).values())
 
 
+def test_a_class_that_is_called_by_a_number_takes_no_digit_out_of_others(y: np.ndarray) -> None:
+    labels = ["1" if on else "2" for on in y]
+    files = [f"DSC{111 if on else 222}.jpg" for on in y]
+    assert compare(clues([PLAIN] * len(y), files, labels), y)["number in the file name"][0] == 1.0
+
+
 def test_what_never_varies_is_no_clue(y: np.ndarray) -> None:
     assert clues([PLAIN] * len(y), ["a.jpg"] * len(y), ["x"] * len(y)) == ()
 
