@@ -42,7 +42,7 @@ def test_the_summary_says_what_more_pictures_bring(drawn: tuple[Path, photos.Sai
     for what, pictures in (("with all", 48), ("with 1.5 ×", 72), ("with 2 ×", 96), ("with 4 ×", 192)):
         assert any(re.fullmatch(rf"expected {what} +{percent}, {pictures} pictures", line) for line in lines), what
     assert any(line.startswith("for 90 %") for line in lines)
-    assert any(line.startswith("photograph next") for line in lines)
+    assert any(line.startswith("least often right") for line in lines)
     assert "conditional on new pictures coming from the same source" in said.out
     assert lines[-1] == f"page                {page}"
     assert sorted(path.name for path in page.parent.iterdir()) == ["page.html", "page.json"]
@@ -210,7 +210,7 @@ def estimate(value: float) -> Estimate:
 def test_names_are_shown_as_text_whatever_they_hold(label: str, name: str) -> None:
     hostile = f"{label}<script>{{{{style}}}}\"'\udcff"
     fan = Fan(((10, estimate(0.5)),), (), (), 12)
-    row = ClassRow(hostile, 3, estimate(0.5), name, name, name)
+    row = ClassRow(hostile, 3, estimate(0.5), name)
     page = render(
         Growth(hostile, name, (name,), fan, name, ((3, hostile, estimate(0.1)),), {name: hostile}, (row,), name)
     )

@@ -126,7 +126,7 @@ def test_a_perfect_classifier_has_an_interval_and_needs_nothing() -> None:
     assert twice.low == pytest.approx(0.973, abs=0.002)  # Wilson, 60 of 60, 80 %
 
 
-def test_the_class_that_learns_most_from_more_pictures_stands_out() -> None:
+def test_each_class_has_its_own_recall_and_gain_and_the_weakest_is_named() -> None:
     n = 800
     rng, sizes = np.random.default_rng(0), curve_sizes(n, 4)
     y = np.arange(n) % 4
@@ -136,18 +136,11 @@ def test_the_class_that_learns_most_from_more_pictures_stands_out() -> None:
         right[j] = rng.random((REPLICATES, n)) >= wrong
     for metric in ("accuracy", "balanced_accuracy"):
         found = curve_of(Refits(sizes, right, y, np.arange(n)), metric=metric)
-        assert [c.label for c in found.classes if c.stands_out] == [2]
         third = found.classes[2]
-        truth = 3.0 * n**-0.4 - 3.0 * (2 * n) ** -0.4
-        assert third.gain.value == pytest.approx(truth, abs=0.015)
-        assert third.worth == pytest.approx(
-            truth / 4 / (n / 4) * 100, rel=0.15
-        )  # a quarter of the pictures, 200 of them
-
-
-def test_where_all_classes_are_alike_none_is_named() -> None:
-    named = [any(c.stands_out for c in curve_of(simulated(falling, seed=s), seed=s).classes) for s in range(10)]
-    assert sum(named) <= 3
+        assert found.weakest == third
+        assert third.recall.value == pytest.approx(1 - 3.0 * sizes[-1] ** -0.4, abs=0.02)
+        assert third.gain.value == pytest.approx(3.0 * n**-0.4 - 3.0 * (2 * n) ** -0.4, abs=0.015)
+        assert all(abs(c.gain.value) < 0.01 for c in found.classes if c.label != 2)
 
 
 def test_a_class_with_few_pictures_is_told_nothing_of() -> None:
@@ -155,7 +148,8 @@ def test_a_class_with_few_pictures_is_told_nothing_of() -> None:
     y = np.where(np.arange(500) < 6, 2, refits.y)
     found = curve_of(Refits(refits.sizes, refits.right, y, refits.groups))
     assert found.classes[2].pictures == 6
-    assert math.isnan(found.classes[2].worth)
+    assert found.weakest is not None
+    assert found.weakest.label != 2
     assert not found.classes[2].gain.measurable
     assert found.classes[1].gain.measurable
 

@@ -5,11 +5,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from graftage.data.quality import Look
+from graftage.data.quality import Traits
 from graftage.data.split import folds
 from graftage.measure.shortcuts import Clue, clues, shortcuts
 
-PLAIN = Look(9000, "JPEG", "", 100, 80, 0.1, 0.4, 0.9, 0.2, 6.0, 60.0, (0.4, 0.4, 0.4), (0.3, 0.3, 0.3, 0.1))
+PLAIN = Traits(9000, "JPEG", "", 100, 80, 0.1, 0.4, 0.9, 0.2, (0.4, 0.4, 0.4), (0.3, 0.3, 0.3, 0.1))
 
 
 def compare(tried: tuple[Clue, ...], y: np.ndarray, content: float = 0.95) -> dict[str, tuple[float, str]]:
@@ -73,6 +73,21 @@ def test_names_count_without_the_name_of_the_class(y: np.ndarray) -> None:
     assert compare(clues(looks, telling, labels), y)["pattern of the file name"][0] == 1.0
     ordered = [f"IMG_{i + 1000 * int(on)}.jpg" for i, on in enumerate(y)]
     assert compare(clues(looks, ordered, labels), y)["number in the file name"][0] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("classes", "name"), [(("ant", "bee"), "plant-{}"), (("a", "b"), "a"), (("1", "2"), "DSC{}"), (("", "x"), "x{}")]
+)
+def test_the_name_of_the_class_taken_out_gives_nothing_away(classes: tuple[str, str], name: str, y: np.ndarray) -> None:
+    labels = [classes[on] for on in y]
+    files = [f"{name.format(11 + i // 2)}.jpg" for i in range(len(y))]  # the same names in both classes
+    assert all(each[0] < 0.6 for each in compare(clues([PLAIN] * len(y), files, labels), y).values())
+
+
+def test_a_class_that_is_called_by_a_number_takes_no_digit_out_of_others(y: np.ndarray) -> None:
+    labels = ["1" if on else "2" for on in y]
+    files = [f"DSC{111 if on else 222}.jpg" for on in y]
+    assert compare(clues([PLAIN] * len(y), files, labels), y)["number in the file name"][0] == 1.0
 
 
 def test_what_never_varies_is_no_clue(y: np.ndarray) -> None:

@@ -657,7 +657,16 @@ def test_a_watcher_is_told_the_stages(class_folders: Path, tmp_path: Path) -> No
     gr.train(class_folders, watcher=Told(), output=tmp_path / "run", folds="3", fit="crop")
     gate = ["look for copies and groups", "look for series"]
     first = ["look at every file", "prepare the network", "features", *gate, "features", "head", "decide", "measure"]
-    last = ["map", "remember pictures", "labels", "learning curve", "heat maps of mistakes", "write", "report"]
+    last = [
+        "map",
+        "remember pictures",
+        "labels",
+        "shortcuts",
+        "learning curve",
+        "heat maps of mistakes",
+        "write",
+        "report",
+    ]
     assert stages == [*first, *last]
     assert (48, 48) in steps
     assert all(done <= total for done, total in steps)

@@ -1,6 +1,6 @@
 """The steps of `graftage check`: looks at pictures, asks what was held out, and writes what a person should see."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,18 +12,20 @@ from graftage.data.catalog import Catalog, Entry
 from graftage.data.checks import Problem, Severity
 from graftage.data.findings import Finding, structural, worst_first
 from graftage.data.listing import title_of
-from graftage.data.quality import Look, look, oddities
+from graftage.data.quality import Look, Traits, look, oddities
 from graftage.data.sources import read
 from graftage.data.split import folds
 from graftage.errors import OptionError, PictureError
 from graftage.features.engine import cores
+from graftage.gate import Gate
 from graftage.learn.head import transform
 from graftage.learn.search import FAMILIES, Family, Searched, logistic_pays, search
 from graftage.learn.temperature import softmax
 from graftage.looking import limits_of
-from graftage.measure.shortcuts import Shortcut, clues, shortcuts
+from graftage.measure.shortcuts import NEARLY, Shortcut, clues, shortcuts
 from graftage.measure.suspects import Suspects, neighbour_votes, suspects
 from graftage.progress import Journal
+from graftage.report.clues import ClueRow
 from graftage.settings import Settings
 
 Ints = NDArray[np.int64]
@@ -36,7 +38,6 @@ _FOLDS = 5
 _MANY_WRONG = 0.1  # share of labels flagged from which scores suffer seriously; hard classes alone reach 5 %
 _ASKED_AT_MOST = 20_000  # pictures of a training run whose labels are examined: the neighbours of more take minutes
 _FAR = 3.0  # robust standard deviations of the log-distance to the neighbours: 0 to 2.4 % of five real sets lie beyond
-_SOURCE_CLUES = ("pattern of the file name", "number in the file name")  # no network sees a name
 
 
 @dataclass(frozen=True, eq=False)
@@ -277,17 +278,70 @@ def _label_findings(catalog: Catalog, asked: Asked) -> Iterator[Finding]:
 def _shortcut_findings(asked: Asked) -> Iterator[Finding]:
     for each in asked.shortcuts:
         if each.verdict:
-            close = each.share >= 0.8
-            name = each.clue in _SOURCE_CLUES
-            severity: Severity = "error" if close and not each.seen and not name else "warning" if close else "note"
-            yield Finding("shortcut", severity, evidence=f"{each.clue}: {in_words(each)}")
+            yield Finding("shortcut", severity_of(each), evidence=f"{each.clue}: {each.words()}")
 
 
-def in_words(each: Shortcut) -> str:
-    """What a clue alone can do, against what."""
+def severity_of(each: Shortcut) -> Severity:
+    """How much a shortcut with a verdict matters."""
+    return "error" if each.serious else "warning" if each.share >= NEARLY else "note"
+
+
+def learnt_shortcuts(
+    catalog: Catalog, closed: Gate, rows: Ints, y: Ints, groups: Ints, held: Ints, content: Ints, seed: int
+) -> tuple[Shortcut, ...]:
+    """How well clues do without the content on the pictures of a training run; from what is known, no file is read.
+
+    Args:
+        catalog: the pictures.
+        closed: with the shades of all that were looked at.
+        rows: (n,) catalog indices of the pictures learnt from.
+        y: int64 (n,) their classes.
+        groups: int64 (n,) pictures that belong together.
+        held: int64 (n,) the fold in which each is held out.
+        content: int64 (n,) what the head answered, held out in these folds.
+        seed: of the paired bootstrap.
+    """
+    chosen = _learnable(y, groups)
+    names, known = np.unique(y[chosen], return_inverse=True)
+    if len(names) < 2 or len(np.unique(held[chosen])) < 2:
+        return ()
+    place = {int(row): i for i, row in enumerate(closed.rows)}
+    entries = [catalog.entries[i] for i in rows[chosen]]
+    seen = [_traits(entry, closed.shades[place[entry.index]]) for entry in entries]
+    tried = clues(seen, [e.path.name for e in entries], [catalog.classes[k] for k in y[chosen]])
+    said = np.searchsorted(names, content[chosen])  # a class that no picture here has is never right
+    said = np.where(np.isin(content[chosen], names), said, -1)
+    rng = np.random.default_rng([seed, 9])
+    return shortcuts(tried, known.astype(np.int64), held[chosen], groups[chosen], said, rng=rng)
+
+
+def _traits(entry: Entry, shades: Floats) -> Traits:
+    low, mean, high, contrast, red, green, blue, edge, spread = (float(v) for v in shades)
+    known = (entry.bytes, entry.format, entry.camera, entry.width, entry.height)
+    return Traits(*known, low, mean, high, contrast, (red, green, blue), (edge, spread))
+
+
+def shortcut_problems(found: Iterable[Shortcut]) -> Iterator[Problem]:
+    """Those of a training run that have a verdict."""
+    for each in found:
+        if each.verdict:
+            yield Problem("shortcut", severity_of(each), "", f"{each.clue}: {each.words()}")
+
+
+def shortcut_rows(found: Iterable[Shortcut]) -> tuple[ClueRow, ...]:
+    """As a page shows them."""
+    return tuple(ClueRow(each.clue, each.accuracy.percent(), each.verdict, each.serious) for each in found)
+
+
+def compared_with(found: Sequence[Shortcut], *, content: str) -> str:
+    """What clues are compared with, for a page; `content` says whose answers the content's are. "" for none."""
+    if not found:
+        return ""
+    first = found[0]
     return (
-        f"alone it names {each.accuracy.percent()} of the labels, the most frequent class {100 * each.majority:.1f} %, "
-        f"the content {100 * each.content:.1f} %"
+        f"How many labels a simple classifier (naive Bayes on bins) names from each clue alone, on pictures held out, "
+        f"n = {first.n:,}. The most frequent class alone: {100 * first.majority:.1f} %. The content, {content}: "
+        f"{100 * first.content:.1f} %."
     )
 
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from graftage import outcome, story
-from graftage.checking import PROBLEMS, Asked, Checked, in_words
+from graftage.checking import PROBLEMS, Asked, Checked, compared_with, shortcut_rows
 from graftage.data.catalog import Catalog
 from graftage.data.findings import KINDS, Finding, write_findings
 from graftage.data.listing import title_of
@@ -16,7 +16,8 @@ from graftage.errors import StoreError
 from graftage.features.engine import cores
 from graftage.looking import limits_of
 from graftage.progress import Journal
-from graftage.report.check import SHOWN, Card, CheckPage, ClueRow, Group, render
+from graftage.report.check import SHOWN, Card, CheckPage, Group, render
+from graftage.report.clues import ClueRow
 from graftage.settings import Settings
 
 REPORT, SUMMARY = "report.html", "check.json"
@@ -63,19 +64,7 @@ def to_json(checked: Checked) -> dict[str, object]:
         "pictures": checked.catalog.counts(),
         "problems": {kind: kinds[kind] for kind in KINDS if kinds[kind]},
         "expected_wrong_labels": None if asked is None else vars(asked.suspects.wrong),
-        "shortcuts": []
-        if asked is None
-        else [
-            {
-                "clue": each.clue,
-                "accuracy": vars(each.accuracy),
-                "majority": each.majority,
-                "content": each.content,
-                "share": each.share,
-                "verdict": each.verdict,
-            }
-            for each in asked.shortcuts
-        ],
+        "shortcuts": [] if asked is None else [each.to_json() for each in asked.shortcuts],
     }
 
 
@@ -91,7 +80,7 @@ def summary(checked: Checked) -> tuple[str, ...]:
         lines.append("no problem found")
     if checked.asked is not None and checked.asked.shortcuts:
         best = checked.asked.shortcuts[0]
-        lines.append(f"best clue without the content: {best.clue}, {in_words(best)}")
+        lines.append(f"best clue without the content: {best.clue}, {best.words()}")
     lines.append("something serious was found" if checked.serious else "nothing serious was found")
     if checked.folder is not None:
         lines += [f"page      {checked.folder / REPORT}", f"problems  {checked.folder / PROBLEMS}"]
@@ -115,13 +104,8 @@ def _page(checked: Checked, settings: Settings) -> CheckPage:
     compared = "There are no two classes to tell apart." if asked is None else "No clue varies within this set."
     rows: tuple[ClueRow, ...] = ()
     if asked is not None and asked.shortcuts:
-        first = asked.shortcuts[0]
-        compared = (
-            f"How many labels a simple classifier (naive Bayes on bins) names from each clue alone, on pictures held "
-            f"out, n = {len(asked.rows):,}. The most frequent class alone: {100 * first.majority:.1f} %. The content, "
-            f"by its network's features: {100 * first.content:.1f} %."
-        )
-        rows = tuple(ClueRow(s.clue, s.accuracy.percent(), s.verdict) for s in asked.shortcuts)
+        compared = compared_with(asked.shortcuts, content="by its network's features")
+        rows = shortcut_rows(asked.shortcuts)
     return CheckPage(
         title=title_of(settings.data) or "pictures",
         verdict=_verdict(checked),

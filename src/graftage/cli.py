@@ -314,8 +314,11 @@ def _add_curve(commands: "Commands") -> None:
         "how the score grows with the pictures → what more of them would bring",
         text="Classifiers on frozen features are trained on parts of the pictures and tested on the rest; power laws\n"
         "through their scores tell what 1.5, 2 and 4 times the pictures would bring, with 80 % intervals.\n"
-        "A test folder is left alone. A page for the browser, and a json file of the same name.",
+        "A test folder is left alone. A page for the browser, and a json file of the same name.\n"
+        "With --against scratch the same network is also trained from random weights on several sizes: how many\n"
+        "pictures is pretraining worth? That takes minutes; what was trained is kept, the same command goes on.",
         end="examples:\n  graftage curve photos/\n"
+        "  graftage curve photos/ --against scratch --budget 30m\n"
         "  graftage curve photos/ --target 0.95 --metric balanced-accuracy -o photos-curve.html",
     )
     parser.add_argument("data", metavar="PHOTOS", help="folder or table of labelled pictures")
@@ -323,6 +326,9 @@ def _add_curve(commands: "Commands") -> None:
     parser.add_argument("-o", "--output", type=Path, default=page, metavar="PAGE.html", help=f"default: {page}")
     parser.add_argument("--target", type=float, metavar="SCORE", help="how many pictures does it take, such as 0.95")
     parser.add_argument("--metric", metavar="NAME", help="accuracy or balanced-accuracy (default: accuracy)")
+    parser.add_argument("--against", metavar="WHAT", default="", help="scratch: the same network from random weights")
+    parser.add_argument("--budget", metavar="TIME", help="time for the trainings from scratch (default: 10m)")
+    parser.add_argument("--epochs", type=int, metavar="N", help="of each of them (default: as the budget allows)")
     add_flags(parser, CURVED)
     parser.set_defaults(run=_curve)
 
@@ -330,9 +336,16 @@ def _add_curve(commands: "Commands") -> None:
 def _curve(arguments: argparse.Namespace) -> int:
     from graftage.pipeline import curve
 
-    given = given_flags(arguments, ("metric", *CURVED))
+    given = given_flags(arguments, ("metric", "budget", "epochs", *CURVED))
     with _terminal() as terminal:
-        found = curve(arguments.data, target=arguments.target, output=arguments.output, watcher=terminal, **given)
+        found = curve(
+            arguments.data,
+            target=arguments.target,
+            against=arguments.against,
+            output=arguments.output,
+            watcher=terminal,
+            **given,
+        )
     _say(*found.summary)
     return 0
 

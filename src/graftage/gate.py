@@ -17,7 +17,7 @@ from graftage.data.grouping import Suspicion, by_pattern, groups_of, suspicions
 from graftage.data.split import exact_groups, folds, merge_groups
 from graftage.data.twins import LEVELS, Twins, signature
 from graftage.features.copies import known_twins
-from graftage.features.looks import colours_of, digests_of, thumbnails_of
+from graftage.features.looks import colours_of, digests_of, shades_of, thumbnails_of
 from graftage.learn.gram import Smoother
 from graftage.learn.head import transform
 from graftage.learn.search import targets
@@ -41,6 +41,7 @@ class Gate:
         twins: copies among them.
         exact: int64 (n,) those that are equal in every pixel.
         signatures: uint8 (n, 32, 32) grey, for the model file.
+        shades: float64 (n, 9) how light and of what colour they are, see `features.looks`.
         X: float32 (n, D) features under the first fit, until suspicions are measured.
         notes: what a person should know.
     """
@@ -49,6 +50,7 @@ class Gate:
     twins: Twins
     exact: Ints
     signatures: NDArray[np.uint8]
+    shades: NDArray[np.float64]
     X: NDArray[np.float32]
     notes: tuple[str, ...]
 
@@ -101,7 +103,7 @@ def close(
     catalog = catalog.with_entries(
         {int(i): replace(catalog.entries[i], group=int(g)) for i, g in zip(rows, groups, strict=True)}
     )
-    return catalog, Gate(rows, twins, exact, signature(thumbnails), X, tuple(notes))
+    return catalog, Gate(rows, twins, exact, signature(thumbnails), shades_of(looks), X, tuple(notes))
 
 
 def _doubts(twins: Twins) -> list[str]:

@@ -27,12 +27,14 @@ from graftage.measure.curve import (
     learning_curve,
 )
 from graftage.measure.interval import Estimate
+from graftage.measure.worth import Worth
 from graftage.progress import Journal
-from graftage.report.curve import ClassRow, Growth, render
+from graftage.report.curve import ClassRow, Growth, Rival, render
 from graftage.report.fan import Fan
 
 Ints = NDArray[np.int64]
 
+AGAINST = ("", "scratch")  # what a curve can be held against
 METRICS: tuple[Metric, ...] = ("accuracy", "balanced_accuracy")
 _FEWEST = 10  # different pictures
 _BESIDE, _BESIDE_REPLICATES = 1000, 5  # pictures up to which a report has a curve, and its refits of each size
@@ -49,6 +51,7 @@ class Curved:
         path: the page; a json file of the same name lies beside it.
         summary: a few lines for a person.
         notes: what to keep in mind.
+        worth: the curve of the same network trained from scratch beside its own, where that was asked for.
     """
 
     curve: Curve
@@ -56,6 +59,7 @@ class Curved:
     path: Path
     summary: tuple[str, ...]
     notes: tuple[str, ...]
+    worth: Worth | None = None
 
 
 def metric_of(name: str) -> Metric:
@@ -71,6 +75,14 @@ def require_target(target: float | None) -> None:
     """Raises OptionError for a score that cannot be asked for."""
     if target is not None and not 0 < target < 1:
         raise OptionError(f"target must lie between 0 and 1, such as 0.95 for 95 %, got {target:g}")
+
+
+def require_against(against: str, budget: str, epochs: int | None) -> None:
+    """Raises OptionError for what a curve cannot be held against, and for a budget that nothing would be spent on."""
+    if against not in AGAINST:
+        raise OptionError(f"against must be scratch, the same network trained from random weights; got {against!r}")
+    if (budget or epochs) and not against:
+        raise OptionError("--budget and --epochs are for the trainings of --against scratch; a curve itself has none")
 
 
 def page_file(output: str | Path, data: str | Path) -> Path:
@@ -149,7 +161,7 @@ def summary(curve: Curve, classes: tuple[str, ...], path: Path) -> tuple[str, ..
         what = "with all" if pictures == curve.n else f"with {pictures / curve.n:.2g} ×"
         lines.append(f"expected {what:<10} {score.percent()}, {pictures:,} pictures")
     lines += [f"for {100 * n.target:g} %{'':<11} {need_words(n, curve)}" for n in [curve.needed] if n]
-    lines.append(f"photograph next     {class_words(curve, classes)}")
+    lines.append(f"least often right   {class_words(curve, classes)}")
     if not curve.trouble:
         lines.append(f"80 % intervals, {SOURCE}; frozen features with a ridge head")
     return (*lines, f"page                {path}")
@@ -161,41 +173,40 @@ def need_words(needed: Needed, curve: Curve) -> str:
         best = "" if curve.ceiling is None else f"; the most it comes to is {100 * curve.ceiling.high:.1f} %"
         return f"not reachable with this backbone by more pictures alone{best}"
     if needed.value <= curve.n:
-        return f"reached with about {_about(needed.value)} pictures, fewer than there are"
+        return f"reached with about {rounded(needed.value)} pictures, fewer than there are"
     if math.isinf(needed.low):
         return f"more than {curve.limit:,} pictures; nothing is said past that"
     if math.isinf(needed.value):
-        return f"probably more than {curve.limit:,} pictures, {_about(needed.low)} at the least (1 in 10)"
-    high = f"more than {curve.limit:,}" if math.isinf(needed.high) else _about(needed.high)
-    return f"about {_about(needed.value)} pictures in all ({_about(needed.low)} to {high}, 80 % interval)"
+        return f"probably more than {curve.limit:,} pictures, {rounded(needed.low)} at the least (1 in 10)"
+    high = f"more than {curve.limit:,}" if math.isinf(needed.high) else rounded(needed.high)
+    return f"about {rounded(needed.value)} pictures in all ({rounded(needed.low)} to {high}, 80 % interval)"
 
 
-def _about(pictures: float) -> str:
+def rounded(pictures: float) -> str:
+    """A number of pictures to three digits."""
     digits = 2 - math.floor(math.log10(max(pictures, 1.0)))
     return f"{round(pictures, min(digits, 0)):,.0f}"
 
 
 def class_words(curve: Curve, classes: tuple[str, ...]) -> str:
-    """Which class, or that none stands out."""
-    best = next((c for c in curve.classes if c.stands_out), None)
-    if curve.trouble:
-        return "cannot be told from this curve"
-    if best is None:
-        return "no class stands out"
-    return (
-        f"{classes[best.label]}: {_points(best.worth)} of {metric_words(curve.metric)} for 100 more "
-        f"(right now {best.recall.percent()})"
-    )
-
-
-def _points(share: float) -> str:
-    return f"{100 * share:+.2f} points".replace("-", "\N{MINUS SIGN}")
+    """Which class is least often right now."""
+    weakest = curve.weakest
+    if weakest is None:
+        return f"cannot be told: no class has {FEWEST_OF_CLASS} pictures"
+    return f"{classes[weakest.label]}: {weakest.recall.percent()} right"
 
 
 def page(
-    curve: Curve, classes: tuple[str, ...], *, title: str, backbone: str, fit: str, notes: tuple[str, ...]
+    curve: Curve,
+    classes: tuple[str, ...],
+    *,
+    title: str,
+    backbone: str,
+    fit: str,
+    notes: tuple[str, ...],
+    rival: Rival | None = None,
 ) -> Growth:
-    """What the page says."""
+    """What the page says; `rival` is what the curve is held against."""
     rows = [(int(m), "measured", score) for m, score in zip(curve.sizes, curve.measured, strict=True)]
     rows += [(m, "expected, all" if m == curve.n else f"expected, {m / curve.n:.2g} ×", s) for m, s in curve.expected]
     return Growth(
@@ -206,8 +217,9 @@ def page(
         metric=metric_words(curve.metric),
         rows=tuple(rows),
         facts=_facts(curve, classes, backbone, fit),
-        classes=tuple(_class_row(c, classes) for c in _by_worth(curve.classes)),
+        classes=tuple(_class_row(c, classes) for c in _weakest_first(curve.classes)),
         how=_how(curve),
+        rival=rival,
     )
 
 
@@ -232,24 +244,20 @@ def _facts(curve: Curve, classes: tuple[str, ...], backbone: str, fit: str) -> d
     facts = {"pictures": f"{curve.n:,} of {len(classes):,} classes", "backbone": f"{backbone}, frozen; {fit}"}
     if curve.needed is not None:
         facts[f"pictures for {100 * curve.needed.target:g} %"] = need_words(curve.needed, curve)
-    facts["photograph next"] = class_words(curve, classes)
+    facts["least often right"] = class_words(curve, classes)
     if curve.ceiling is not None:
         facts["no better than, however many pictures"] = curve.ceiling.percent()
     return facts
 
 
-def _by_worth(gains: tuple[ClassGain, ...]) -> list[ClassGain]:
-    return sorted(gains, key=lambda c: (-c.worth if math.isfinite(c.worth) else math.inf, c.label))
+def _weakest_first(gains: tuple[ClassGain, ...]) -> list[ClassGain]:
+    return sorted(gains, key=lambda c: (c.recall.value if math.isfinite(c.recall.value) else math.inf, c.label))
 
 
 def _class_row(c: ClassGain, classes: tuple[str, ...]) -> ClassRow:
-    known = math.isfinite(c.worth)
     low, value, high = (100 * v for v in (c.gain.low, c.gain.value, c.gain.high))
-    gain = (
-        f"{value:+.1f} points ({low:+.1f} to {high:+.1f})".replace("-", "\N{MINUS SIGN}") if known else "cannot be told"
-    )
-    mark = "photograph next" if c.stands_out else ""
-    return ClassRow(classes[c.label], c.pictures, c.recall, gain, _points(c.worth) if known else "–", mark)
+    gain = f"{value:+.1f} points ({low:+.1f} to {high:+.1f})".replace("-", "\N{MINUS SIGN}")
+    return ClassRow(classes[c.label], c.pictures, c.recall, gain if c.gain.measurable else "cannot be told")
 
 
 def _how(curve: Curve) -> str:
@@ -287,21 +295,20 @@ def curve_json(curve: Curve, classes: tuple[str, ...]) -> dict[str, Any]:
         "expected": [_row(m, s) for m, s in curve.expected],
         "fan": [_row(m, s) for m, s in curve.fan],
         "families": dict(curve.believed),
-        "ceiling": None if curve.ceiling is None else _estimate(curve.ceiling),
+        "ceiling": None if curve.ceiling is None else estimate_json(curve.ceiling),
         "target": None if needed is None else {
             "score": needed.target,
             "reachable": needed.reachable,
-            **{name: _finite(v) for name, v in (("p10", needed.low), ("p50", needed.value), ("p90", needed.high))},
+            **{name: finite(v) for name, v in (("p10", needed.low), ("p50", needed.value), ("p90", needed.high))},
             "words": need_words(needed, curve),
         },
+        "least_often_right": None if curve.weakest is None else classes[curve.weakest.label],
         "classes": [
             {
                 "name": classes[c.label],
                 "pictures": c.pictures,
-                "recall": _estimate(c.recall),
-                "gain_from_twice": _estimate(c.gain) if c.gain.measurable else None,
-                "worth_of_100_more": _finite(c.worth),
-                "photograph_next": c.stands_out,
+                "recall": estimate_json(c.recall),
+                "gain_from_twice": estimate_json(c.gain) if c.gain.measurable else None,
             }
             for c in curve.classes
         ],
@@ -309,14 +316,16 @@ def curve_json(curve: Curve, classes: tuple[str, ...]) -> dict[str, Any]:
 
 
 def _row(pictures: int, score: Estimate) -> dict[str, Any]:
-    return {"pictures": pictures, **_estimate(score)}
+    return {"pictures": pictures, **estimate_json(score)}
 
 
-def _estimate(e: Estimate) -> dict[str, Any]:
-    return {"value": _finite(e.value), "low": e.low, "high": e.high, "level": e.level, "method": e.method}
+def estimate_json(e: Estimate) -> dict[str, Any]:
+    """An estimate as plain values."""
+    return {"value": finite(e.value), "low": e.low, "high": e.high, "level": e.level, "method": e.method}
 
 
-def _finite(value: float) -> float | None:
+def finite(value: float) -> float | None:
+    """The number, or None where it is none or infinite."""
     return float(value) if math.isfinite(value) else None
 
 

@@ -277,6 +277,7 @@ def metrics(outcome: Outcome) -> str:
         "recipe": "linear" if outcome.adapted is None else outcome.adapted.shipped,
         "leak": None if measured.leak is None else _leak_json(measured.leak),
         "suspected_groups": [each.to_json() for each in outcome.suspected],
+        "shortcuts": [each.to_json() for each in outcome.shortcuts],
     }
     return json.dumps(whole, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 

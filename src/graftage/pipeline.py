@@ -21,6 +21,7 @@ from graftage import (
     deciding,
     examine,
     explaining,
+    fromscratch,
     growth,
     looking,
     outcome,
@@ -31,6 +32,7 @@ from graftage import (
     steps,
     versus,
     world,
+    worthstory,
 )
 from graftage.checking import Checked
 from graftage.cleaning import Cleaned
@@ -43,6 +45,7 @@ from graftage.entrants import Bounds
 from graftage.errors import DataError, OptionError
 from graftage.features.backbone import DEFAULT
 from graftage.features.engine import choose_device
+from graftage.ground import ground_pictures
 from graftage.growth import Curved
 from graftage.learn import defaults
 from graftage.measure.scores import Scores, score, to_json
@@ -146,7 +149,8 @@ def train(data: str | Path | Settings, *, watcher: Watcher | None = None, **opti
             wrong = checking.likely_wrong(
                 catalog, table.train, table.X, table.y, table.groups, learnt.searched, settings.seed
             )
-        faults = by_severity([*problems(parts, groups_of(catalog), copies), *wrong])
+        short = steps.find_shortcuts(catalog, closed, table, learnt, settings.seed, journal)
+        faults = by_severity([*problems(parts, groups_of(catalog), copies), *checking.shortcut_problems(short), *wrong])
         grown = growth.beside_training(table.X, table.y, table.groups, seed=settings.seed, journal=journal)
         answering = forward if tested is None else tested[0]
         predictor = Predictor(bundle, answering, limits=looking.limits_of(settings), repair=settings.repair)
@@ -161,6 +165,7 @@ def train(data: str | Path | Settings, *, watcher: Watcher | None = None, **opti
             curve=grown,
             suspected=suspected,
             beside=beside,
+            shortcuts=short,
         )
         summary = outcome.write(folder, final, whole, journal)
     States(folder_of(final)).remove()
@@ -494,6 +499,7 @@ def curve(
     data: str | Path,
     *,
     target: float | None = None,
+    against: str = "",
     output: str | Path = "curve.html",
     watcher: Watcher | None = None,
     **options: object,
@@ -505,10 +511,11 @@ def curve(
     Args:
         data: folder or table of labelled pictures.
         target: a score wanted, above 0 and below 1: how many pictures does it take?
+        against: "scratch" also trains the same network from random weights on several sizes, within `budget`.
         output: the page; a json file of the same name is written beside it. Files that are there are replaced.
         watcher: told how it goes on.
         options: fields of `Settings`: backbone, architecture, fit, metric ("accuracy" or "balanced-accuracy"), seed,
-            device, precision, workers, repair.
+            device, precision, workers, repair; and budget and hyperparameters for `against`.
 
     Returns:
         `curve.at(2.0)` and the rest of the curve, and where the page lies.
@@ -519,6 +526,7 @@ def curve(
     metric = growth.metric_of(str(options.get("metric", "accuracy")))
     settings, path = _settings(data, {**options, "metric": metric}), growth.page_file(output, data)
     growth.require_target(target)
+    growth.require_against(against, settings.budget, settings.epochs)
     journal = Journal(watcher or Silent())
     catalog = looking.look_at_files(settings, journal)
     own = any(entry.split in ("val", "test") for entry in catalog.entries)
@@ -533,12 +541,18 @@ def curve(
     found = growth.curve_of(
         table.X, table.y, table.groups, metric=metric, target=target, seed=settings.seed, journal=journal
     )
-    notes = tuple(journal.notes)
-    curved = Curved(found, table.classes, path, growth.summary(found, table.classes, path), notes)
-    title = title_of(settings.data)
-    page = growth.page(found, table.classes, title=title, backbone=settings.backbone, fit=fit, notes=notes)
-    growth.write(page, {**growth.curve_json(found, table.classes), "notes": notes}, path)
-    return curved
+    summary, record = growth.summary(found, table.classes, path), growth.curve_json(found, table.classes)
+    rival, worth = None, None
+    if against:
+        pictures = ground_pictures(catalog, table.train, backbone, fit, settings)
+        scratch = fromscratch.against_scratch(looked, pictures, table.X, table.y, table.groups, metric=metric)
+        rival, worth = worthstory.section(scratch), scratch.worth
+        summary = (*summary[:-1], *worthstory.summary(scratch), summary[-1])
+        record |= {"against_scratch": worthstory.to_json(scratch)}
+    notes, title = tuple(journal.notes), title_of(settings.data)
+    page = growth.page(found, table.classes, title=title, backbone=settings.backbone, fit=fit, notes=notes, rival=rival)
+    growth.write(page, {**record, "notes": notes}, path)
+    return Curved(found, table.classes, path, summary, notes, worth)
 
 
 def rank(
@@ -587,7 +601,7 @@ def rank(
     n, notes = len(split.train), tuple(journal.notes)
     rows = rankstory.table(found, rankstory.accuracies(found, seed=settings.seed), n)
     said = rankstory.recommendation(rows)
-    title = title_of(Path(settings.data))
+    title = title_of(settings.data)
     page = rankstory.page(rows, said, found, title=title, n=n, notes=notes)
     record = {"pictures": n, "rounds": found.raced.rounds, "recommendation": said, "networks": rows, "notes": notes}
     rankstory.write(page, record, path)

@@ -48,7 +48,7 @@ class Plan:
             f"{self.folds} training{'s' if self.folds > 1 else ''} of {self.epochs} epochs, judged on held-out pictures"
         ]
         parts += [f"then {self.epochs} epochs on all"] if self.refit else []
-        return f"plan: {self.recipe}: {', '.join(parts)}; about {_time(self.seconds)}"
+        return f"plan: {self.recipe}: {', '.join(parts)}; about {duration(self.seconds)}"
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,8 @@ def _affordable_views(recipe: Recipe, cost: Cost, n: int, budget: float) -> int:
     return int(np.clip(0.25 * budget / max(n * cost.view, 1e-9) - 1, 1, recipe.views))
 
 
-def _time(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """So many seconds as a person says it."""
     return (
         f"{seconds:.0f} s"
         if seconds < 100

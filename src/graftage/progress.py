@@ -4,8 +4,11 @@ import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import copy
 from pathlib import Path
 from typing import Protocol
+
+_ROW_SECONDS = 30.0
 
 
 class Watcher(Protocol):
@@ -38,6 +41,27 @@ class Silent:
 
     def note(self, text: str) -> None:
         """Nothing."""
+
+
+class _Sparing:
+    """Passes all on, of the rows only one every half minute, for those who see no bar."""
+
+    def __init__(self, watcher: Watcher) -> None:
+        self._watcher, self._last = watcher, time.monotonic()
+
+    def row(self, text: str) -> None:
+        if time.monotonic() - self._last > _ROW_SECONDS:
+            self._last = time.monotonic()
+            self._watcher.row(text)
+
+    def stage(self, name: str) -> None:
+        self._watcher.stage(name)
+
+    def progress(self, done: int, total: int) -> None:
+        self._watcher.progress(done, total)
+
+    def note(self, text: str) -> None:
+        self._watcher.note(text)
 
 
 class Journal:
@@ -78,6 +102,12 @@ class Journal:
             self.notes.append(text)
             self._write(event="note", text=text)
             self.watcher.note(text)
+
+    def with_fewer_rows(self) -> "Journal":
+        """The same journal; of its rows one in half a minute is passed on, all are in the log."""
+        other = copy(self)  # notes and times are shared
+        other.watcher = _Sparing(self.watcher)
+        return other
 
     def log(self, **fields: object) -> None:
         """Something for the log alone."""

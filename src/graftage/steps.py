@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from graftage import entrants, gate, looking, openings, outcome, ranking, story, tuning, world
+from graftage import checking, entrants, gate, looking, openings, outcome, ranking, story, tuning, world
 from graftage.data.catalog import Catalog, Entry, require_learnable
 from graftage.data.grouping import groups_of
 from graftage.data.split import locked_test
@@ -29,6 +29,7 @@ from graftage.measure.decide import Decisions
 from graftage.measure.projection import flat_map
 from graftage.measure.scores import majority, score
 from graftage.measure.selection import Trials, bbc, corrected_scores
+from graftage.measure.shortcuts import Shortcut
 from graftage.parting import Partition, folds_of, require_some
 from graftage.progress import Journal
 from graftage.serve.bundle import Bundle
@@ -385,6 +386,17 @@ def suspect(catalog: Catalog, closed: Gate, split: Partition, seed: int, journal
         if each.serious:
             journal.note(each.line())
     return found
+
+
+def find_shortcuts(
+    catalog: Catalog, closed: Gate, table: Table, learnt: Learnt, seed: int, journal: Journal
+) -> tuple[Shortcut, ...]:
+    """Clues beside the content that predict the labels, against the head, on the training pictures held out."""
+    content = learnt.searched.logits[learnt.trial.candidate.family].argmax(axis=1).astype(np.int64)
+    with journal.stage("shortcuts"):
+        return checking.learnt_shortcuts(
+            catalog, closed, table.train, table.y, table.groups, learnt.held[0], content, seed
+        )
 
 
 def make_bundle(

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from graftage import growth, openings, telling
+from graftage import checking, growth, openings, telling
 from graftage.data.catalog import Catalog, printable
 from graftage.data.checks import Problem
 from graftage.data.decode import Limits, decode
@@ -26,6 +26,7 @@ from graftage.measure.curve import Curve
 from graftage.measure.decide import Answers
 from graftage.measure.promises import Promises
 from graftage.measure.scores import Scores, score
+from graftage.measure.shortcuts import Shortcut
 from graftage.report.page import Baseline, Beside, Left, Report, Shot
 from graftage.report.scatter import Dot
 from graftage.serve.bundle import Bundle
@@ -123,6 +124,7 @@ class Outcome:
     curve: Curve | None = None
     suspected: tuple[Suspected, ...] = ()
     beside: Mapping[int, Beside] = field(default_factory=dict)  # by the position among the held-out pictures
+    shortcuts: tuple[Shortcut, ...] = ()
 
 
 def baselines(
@@ -213,6 +215,11 @@ def notices(outcome: Outcome) -> tuple[str, ...]:
         )
     if clashing := counts["conflicting labels"]:
         found.append(f"{clashing:,} pictures have a copy in another class (see problems).")
+    found += [
+        f"Shortcut: {each.clue} {each.words()}. The model may have learnt this instead of what is shown."
+        for each in outcome.shortcuts
+        if each.serious
+    ]
     if outcome.measured.openings >= openings.MANY:
         found.append(openings.told(outcome.measured.openings))
     return tuple(found)
@@ -293,6 +300,8 @@ def report(outcome: Outcome, *, size: int) -> Report:
         notes=notices(outcome),
         dots=_dots(outcome, shots),
         growth=growth.section(outcome.curve),
+        clues=checking.shortcut_rows(outcome.shortcuts),
+        compared=checking.compared_with(outcome.shortcuts, content="by the head on frozen features"),
     )
 
 

@@ -1,5 +1,6 @@
 """One training of a recipe: its inputs, its network, its device; kept as it goes on, and continued."""
 
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -134,8 +135,13 @@ def make_task(ground: Ground, ready: Ready, batches: Any, train: Ints, held: Int
     )
 
 
-def run_task(ground: Ground, task: "Task", name: str, states: States) -> "tuple[Any, Training]":
-    """Trains a task to its end, going on from what is kept of it; returns the weights it began with, and itself."""
+def run_task(
+    ground: Ground, task: "Task", name: str, states: States, *, until: float = math.inf
+) -> "tuple[Any, Training]":
+    """Trains a task to its end, going on from what is kept of it; returns the weights it began with, and itself.
+
+    No epoch begins after `until`, on `time.monotonic`; what is kept then goes on another time.
+    """
     from graftage.learn.faster import steady_memory
     from graftage.learn.tune import Training
 
@@ -163,7 +169,9 @@ def run_task(ground: Ground, task: "Task", name: str, states: States) -> "tuple[
         for record in training.run(after_step):
             ground.journal.row(epoch_line(name, record), **vars(record))
             tracker.log(record)
-    states.save(key, training.state(), done=True)
+            if time.monotonic() > until:
+                break
+    states.save(key, training.state(), done=training.over)
     return start, training
 
 

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graftage.data.decode import DEFAULT_LIMITS, Facts, Limits, decode, inspect
+from graftage.data.quality import camera
 from graftage.data.sources import Source, Sources, read
 from graftage.errors import DataError, PictureError, StoreError
 
@@ -57,6 +58,9 @@ class Entry:
         taken: camera and time by EXIF, see `Facts`.
         pixels: sha256 of the upright pixels in hex, at the scale they are decoded at; "" until they were.
         named: the label as it was given, also where it is none of the classes.
+        bytes: size of the file, 0 if unknown.
+        format: "JPEG", "PNG", ... by content, "" if unknown.
+        camera: EXIF make and model, "" where there is none.
     """
 
     index: int
@@ -73,6 +77,9 @@ class Entry:
     taken: str = ""
     pixels: str = ""
     named: str = ""
+    bytes: int = 0
+    format: str = ""
+    camera: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -186,6 +193,9 @@ def _look(index: int, source: Source, *, places: Mapping[str, int], limits: Limi
         height=facts.height,
         digest=digest,
         taken=facts.taken,
+        bytes=len(data),
+        format=facts.format,
+        camera=camera(data),
     )
 
 

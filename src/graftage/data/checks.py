@@ -27,9 +27,9 @@ class Problem:
 
     Attributes:
         kind: "conflicting labels", "train and test share", "rejected", "repaired", "few pictures", "imbalance",
-            "duplicates", "near-duplicates", "likely wrong label" or "empty class".
+            "duplicates", "near-duplicates", "likely wrong label", "shortcut" or "empty class".
         severity: "error" makes the results wrong, "warning" makes them worse, "note" is good to know.
-        id: the picture's id, or the class's name.
+        id: the picture's id, or the class's name; "" where the whole set is meant.
         detail: what was found.
     """
 

@@ -29,14 +29,14 @@ FAR: Final = 3.0  # robust standard deviations from the median that make a pictu
 FAR_SIZE: Final = 10.0  # interquartile ranges beyond the quartiles that make a size odd
 
 _FEW = 5  # pictures below which nothing is said of what is usual in the set
-_BORDER = 3  # pixels of SIDE
+BORDER: Final = 3  # pixels of SIDE
 _CAMERA_TAGS = (271, 272)  # EXIF make and model
 _EXIF_BYTES = 65_536
 
 
 @dataclass(frozen=True)
-class Look:
-    """One picture as a photograph, measured at 64 pixels.
+class Traits:
+    """What can be said of a picture without knowing what it shows; brightness and colour are measured at 64 pixels.
 
     Attributes:
         bytes: size of the file.
@@ -44,14 +44,12 @@ class Look:
         camera: EXIF make and model, "" where there is none.
         width: pixels of the upright picture.
         height: likewise.
-        low: 5th percentile of the perceived brightness, 0 to 1.
+        low: 5th percentile of the brightness, 0 to 1.
         mean: its mean.
         high: its 99th percentile.
         contrast: standard deviation of the grey values, 0 to 1.
-        entropy: of the grey values, 0 to 8 bits.
-        edges: standard deviation of the edge filter's answer, 0 to 255.
         colour: mean red, green and blue, 0 to 1.
-        border: mean red, green and blue of the outermost pixels, and their standard deviation, 0 to 1.
+        border: mean of the outermost pixels, grey or red, green and blue, and their standard deviation, 0 to 1.
     """
 
     bytes: int
@@ -63,10 +61,21 @@ class Look:
     mean: float
     high: float
     contrast: float
+    colour: tuple[float, float, float]
+    border: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Look(Traits):
+    """One picture as a photograph; brightness is that perceived.
+
+    Attributes:
+        entropy: of the grey values, 0 to 8 bits.
+        edges: standard deviation of the edge filter's answer, 0 to 255.
+    """
+
     entropy: float
     edges: float
-    colour: tuple[float, float, float]
-    border: tuple[float, float, float, float]
 
 
 def look(data: bytes, *, limits: Limits, repair: bool = False) -> Look:
@@ -108,7 +117,7 @@ def _edges(grey: NDArray[np.float32]) -> float:
 
 
 def _border(rgb: NDArray[np.float32]) -> tuple[float, float, float, float]:
-    edge = min(_BORDER, max(1, min(rgb.shape[:2]) // 4))
+    edge = min(BORDER, max(1, min(rgb.shape[:2]) // 4))
     inner = np.ones(rgb.shape[:2], dtype=bool)
     inner[edge:-edge, edge:-edge] = False
     outer = rgb[inner] / 255

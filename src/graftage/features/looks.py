@@ -12,13 +12,17 @@ from PIL import Image
 
 from graftage.data.decode import DECODER, Picture
 from graftage.data.likeness import SIDE
+from graftage.data.quality import BORDER
 from graftage.features.preprocess import Preprocess
 
 _DIGEST = 32  # bytes of a SHA-256
 _BEFORE = _DIGEST + 3  # bytes before the thumbnail: digest and colour
 WIDTH = _BEFORE + SIDE * SIDE  # bytes of a look
 
+_TOGETHER = 512  # thumbnails whose shades are measured at once: 17 MB
+
 Bytes = NDArray[np.uint8]
+Floats = NDArray[np.float64]
 
 
 def look_key(preprocess: Preprocess) -> str:
@@ -47,6 +51,34 @@ def colours_of(looks: Bytes) -> Bytes:
 def thumbnails_of(looks: Bytes) -> Bytes:
     """Grey thumbnails uint8 (n, SIDE, SIDE) of looks (n, WIDTH): the whole picture, its shape given up."""
     return looks[:, _BEFORE:].reshape(len(looks), SIDE, SIDE)
+
+
+def shades_of(looks: Bytes) -> Floats:
+    """Shades of looks (n, WIDTH), float64 (n, 9), each 0 to 1.
+
+    Of the grey thumbnail the 5th percentile, mean, 99th percentile and standard deviation; the mean red, green and
+    blue; the mean and the standard deviation of the thumbnail's outermost pixels.
+    """
+    starts = range(0, len(looks), _TOGETHER)
+    return np.concatenate([np.zeros((0, 9)), *(_shades(looks[i : i + _TOGETHER]) for i in starts)])
+
+
+def _shades(looks: Bytes) -> Floats:
+    grey = thumbnails_of(looks)
+    outer = np.ones((SIDE, SIDE), dtype=bool)
+    outer[BORDER:-BORDER, BORDER:-BORDER] = False
+    flat, edge = grey.reshape(len(grey), -1), grey[:, outer]
+    low, high = np.percentile(flat, [5, 99], axis=1)
+    columns = (
+        low,
+        flat.mean(axis=1),
+        high,
+        flat.std(axis=1),
+        *colours_of(looks).T,
+        edge.mean(axis=1),
+        edge.std(axis=1),
+    )
+    return np.stack(columns, axis=1) / 255
 
 
 def _thumbnail(pixels: Bytes) -> Bytes:

@@ -6,7 +6,7 @@ log-loss of their leave-one-out (leave-one-group-out) predictions after a temper
 """
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -65,6 +65,32 @@ def refit(
     jobs = [(j, r) for j in range(len(sizes)) for r in range(replicates)]
     for done, _ in enumerate(_in_threads(one, jobs), start=1):
         step(done, len(jobs))
+    return out
+
+
+def answers_of(
+    X: NDArray[np.float32], y: Labels, groups: Labels, parts: Sequence[Labels], asked: Labels, *,
+    kind: Transform = "root",
+) -> Labels:  # fmt: skip
+    """What the classifier of each of P parts answers for the rows `asked` (t,), int64 (P, t).
+
+    Args:
+        X: float32 (n, D) features.
+        y: int64 (n,) classes 0..K−1.
+        groups: int64 (n,).
+        parts: rows to learn from, two classes or more in each.
+        asked: rows that are in none of them.
+        kind: transform of the features.
+    """
+    rows = transform(X, kind)
+    gram = _gram(rows) if len(rows) <= _WHOLE_GRAM else None
+    out = np.zeros((len(parts), len(asked)), np.int64)
+
+    def one(job: tuple[int, int]) -> None:
+        out[job[0]] = _predicted(rows, gram, y, groups, parts[job[0]], asked)
+
+    for _ in _in_threads(one, [(i, 0) for i in range(len(parts))]):
+        pass
     return out
 
 

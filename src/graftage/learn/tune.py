@@ -182,6 +182,11 @@ class Training:
         """The epoch after which to stop."""
         return min(self.task.stop_after or self.task.recipe.epochs, self.task.recipe.epochs)
 
+    @property
+    def over(self) -> bool:
+        """Whether it has come to its end."""
+        return self.epoch >= self.last or self._out_of_patience()
+
     def run(self, after_step: Callable[["Training"], None] = lambda _: None) -> Iterator[Epoch]:
         """Trains, from where it stands; one record per epoch. `after_step` may look at `state()`.
 

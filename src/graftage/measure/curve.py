@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graftage.measure.interval import NOT_MEASURABLE, Estimate, kish_n, resamples, wilson
-from graftage.measure.powerlaw import FAMILIES, GAMMA_MEAN, GAMMA_SD, Laws, fit, weights
+from graftage.measure.powerlaw import GAMMA_MEAN, GAMMA_SD, Laws, fit, mixed, spread, weights
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -32,10 +32,8 @@ FEWEST_OF_CLASS = 10  # pictures of a class below which its own curve is not dra
 
 _DRAWS = 300
 _CLASS_DRAWS = 100
-_MISFIT = 0.002  # a power law is only a law of thumb: what it is allowed to miss a size by, besides the noise
 _RISE = (3.0, 0.005)  # standard errors, and error rate: what counts as rising, or as missed by every law
 _LARGEST, _SIGNAL = 3, 0.01  # sizes whose mean must beat chance, in all but this share of the draws
-_STANDS_OUT = 0.9
 _METHOD = "power laws, two-stage bootstrap"
 
 
@@ -82,16 +80,12 @@ class ClassGain:
         pictures: of this class.
         recall: share that is right at the largest size measured, with interval.
         gain: of recall, from all pictures to twice as many; nan where there are too few to tell.
-        worth: the same in the metric, for 100 more pictures of the class.
-        stands_out: whether its worth is above the mean of the other classes in 9 of 10 draws.
     """
 
     label: int
     pictures: int
     recall: Estimate
     gain: Estimate
-    worth: float
-    stands_out: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,6 +119,12 @@ class Curve:
     needed: Needed | None = None
     classes: tuple[ClassGain, ...] = ()
 
+    @property
+    def weakest(self) -> ClassGain | None:
+        """The class that is least often right, of those with enough pictures to tell."""
+        known = [c for c in self.classes if c.pictures >= FEWEST_OF_CLASS and math.isfinite(c.recall.value)]
+        return min(known, key=lambda c: c.recall.value, default=None)
+
     def at(self, multiple: float) -> Estimate | None:
         """The score expected at this multiple of n; None where nothing is foretold."""
         return dict(self.expected).get(round(multiple * self.n))
@@ -154,14 +154,14 @@ def learning_curve(
     drawn = _drawn(refits, metric, errors, rng)
     measured = tuple(_score(errors[j], drawn.overall[:, j], bits) for j in range(len(sizes)))
     limit = FARTHEST * int(min(n, sizes[-1] / FRACTIONS[-1]) + 0.5)
-    sd = _spread(drawn.overall)
+    sd = spread(drawn.overall)
     prior = rng.normal(GAMMA_MEAN, GAMMA_SD, len(drawn.overall))
     trouble = _trouble(refits, metric, errors, drawn.overall)
     bare = Curve(metric, n, limit, sizes, measured, trouble, classes=_unmeasured(refits, whole, drawn))
     if trouble:
         return bare
     believed = weights(sizes, errors, drawn.overall, sd, prior)
-    laws = _mixed(sizes, drawn.overall, sd, prior, believed, rng)
+    laws = mixed(sizes, drawn.overall, sd, prior, believed, rng)
     if _missed(errors, sd, laws.at(sizes.astype(np.float64))):
         return replace(bare, trouble="the scores follow no power law: what more pictures would bring cannot be told")
     wanted = [round(n * multiple) for multiple in (1.0, *MULTIPLES) if n * multiple <= limit]
@@ -178,7 +178,7 @@ def learning_curve(
         believed=tuple(believed.items()),
         ceiling=_quantiles(1.0 - laws.alpha),
         needed=None if target is None else _needed(laws, target, limit),
-        classes=_gains(bare.classes, sizes, drawn, metric, prior),
+        classes=_gains(bare.classes, sizes, drawn, prior),
     )
 
 
@@ -231,20 +231,6 @@ def _drawn(refits: Refits, metric: Metric, errors: Floats, rng: np.random.Genera
     return _Errors(np.where(np.isfinite(overall), overall, errors), np.concatenate([f.classes for f in found]))
 
 
-def _spread(drawn: Floats) -> Floats:
-    """(J,) what a law may miss each size by: noise of that size alone, without what all sizes have in common.
-
-    Which pictures there happen to be moves the whole curve up or down; that part is in the draws, each of which gets
-    its own law, and must not loosen the hold of the points on it.
-    """
-    covariance = np.atleast_2d(np.cov(drawn.T))
-    own = np.diag(covariance).copy()
-    if len(own) > 1:
-        shared = (covariance.sum() - own.sum()) / (len(own) * (len(own) - 1))
-        own = np.maximum(own - max(shared, 0.0), 0.1 * own)
-    return np.sqrt(own + _MISFIT**2)
-
-
 def _trouble(refits: Refits, metric: Metric, errors: Floats, drawn: Floats) -> str:
     """Why the curve must not be carried on; "" if it may."""
     counts = np.bincount(refits.y)
@@ -267,20 +253,6 @@ def _missed(errors: Floats, sd: Floats, laws: Floats) -> bool:
     """Whether the laws (B, J), taken together, pass by one of the sizes."""
     gap = np.abs(errors - np.median(laws, axis=0))
     return bool(((gap > _RISE[0] * sd) & (gap > 2 * _RISE[1])).any())
-
-
-def _mixed(
-    sizes: Ints, drawn: Floats, sd: Floats, prior: Floats, believed: dict[Literal["pow2", "pow3", "half"], float],
-    rng: np.random.Generator,
-) -> Laws:  # fmt: skip
-    """A law for every draw, of a family drawn by its share."""
-    chosen = rng.choice(len(FAMILIES), size=len(drawn), p=[believed[family] for family in FAMILIES])
-    alpha, eta, gamma = np.empty(len(drawn)), np.empty(len(drawn)), np.empty(len(drawn))
-    for i, family in enumerate(FAMILIES):
-        if len(rows := np.flatnonzero(chosen == i)):
-            laws = fit(sizes, drawn[rows], sd, family=family, prior=prior[rows])
-            alpha[rows], eta[rows], gamma[rows] = laws.alpha, laws.eta, laws.gamma
-    return Laws(alpha, eta, gamma)
 
 
 def _quantiles(scores: Floats) -> Estimate:
@@ -324,38 +296,23 @@ def _unmeasured(refits: Refits, whole: _Errors, drawn: _Errors) -> tuple[ClassGa
         draws = draws[np.isfinite(draws)]
         known = math.isfinite(error) and len(draws)
         recall = _score(error, draws, kish_n(refits.groups[refits.y == k])) if known else wilson(0.0, 0, level=LEVEL)
-        found.append(ClassGain(k, int(count), recall, none, math.nan, False))
+        found.append(ClassGain(k, int(count), recall, none))
     return tuple(found)
 
 
-def _gains(
-    bare: tuple[ClassGain, ...], sizes: Ints, drawn: _Errors, metric: Metric, prior: Floats
-) -> tuple[ClassGain, ...]:
-    """What twice the pictures would do for each class, by a law through its own errors.
+def _gains(bare: tuple[ClassGain, ...], sizes: Ints, drawn: _Errors, prior: Floats) -> tuple[ClassGain, ...]:
+    """What twice the pictures of all classes would do for each class, by a law through its own errors.
 
-    All classes grow alike in the refits, so the gain of a class is that from all of them growing; it is credited to
-    its own pictures.
+    All classes grow alike in the refits. Which class's own pictures would do the most does not follow from that: in
+    `bench/nextclass.py` pictures of the class of the largest gain a picture did no more than as many at random.
     """
     n = sum(c.pictures for c in bare)
     gains = np.full((_CLASS_DRAWS, len(bare)), np.nan)
     for k, found in enumerate(bare):
         errors = drawn.classes[:_CLASS_DRAWS, :, k]
         if found.pictures >= FEWEST_OF_CLASS and np.isfinite(errors).all():
-            laws = fit(sizes, errors, _spread(errors), family="pow3", prior=prior[:_CLASS_DRAWS])
+            laws = fit(sizes, errors, spread(errors), family="pow3", prior=prior[:_CLASS_DRAWS])
             now, twice = laws.at(np.array([n, 2.0 * n])).T
             gains[:, k] = now - twice
-    # a class's share of the metric: its share of the pictures, or one in K
-    shares = np.array([c.pictures / n if metric == "accuracy" else 1 / len(bare) for c in bare])
-    worth = gains * shares / np.array([c.pictures for c in bare]) * 100  # (B, K) for 100 more pictures
-    known = np.isfinite(worth).all(axis=0)
-    means = worth.mean(axis=0)
-    first = int(np.argmax(np.where(known, means, -np.inf)))
-    others = known & (np.arange(len(bare)) != first)
-    stands = bool(others.any() and known[first])
-    stands = stands and float((worth[:, first] > worth[:, others].mean(axis=1)).mean()) >= _STANDS_OUT
-    return tuple(
-        replace(c, gain=_quantiles(gains[:, k]), worth=float(means[k]), stands_out=stands and k == first)
-        if known[k]
-        else c
-        for k, c in enumerate(bare)
-    )
+    known = np.isfinite(gains).all(axis=0)
+    return tuple(replace(c, gain=_quantiles(gains[:, k])) if known[k] else c for k, c in enumerate(bare))

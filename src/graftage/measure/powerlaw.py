@@ -9,6 +9,7 @@ For a given γ the best α and η are those of a weighted line through (nˠ, err
 searched on a grid that is made finer around the best, for all resamples together.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -22,6 +23,7 @@ FAMILIES: tuple[Family, ...] = ("pow2", "pow3", "half")
 GAMMA_RANGE = (-1.2, -0.05)
 GAMMA_MEAN, GAMMA_SD = -0.5, 0.25
 
+_MISFIT = 0.002  # a power law is only a law of thumb: what it is allowed to miss a size by, besides the noise
 _COARSE, _FINE, _ROUNDS = 24, 9, 6  # points of the first grid and of each finer one; the last step is about 1e-5
 
 
@@ -44,8 +46,8 @@ class Laws:
         powers = np.asarray(pictures, dtype=np.float64) ** self.gamma[:, None]
         return np.clip(self.alpha[:, None] + self.eta[:, None] * powers, 0.0, 1.0)
 
-    def needed(self, error: float) -> Floats:
-        """Pictures (B,) after which the error rate is `error`; infinite where it is never reached."""
+    def needed(self, error: float | Floats) -> Floats:
+        """Pictures (B,) after which the error rate is `error`, one or (B,); infinite where it is never reached."""
         left = error - self.alpha
         reached = (left > 0) & (self.eta > 0)
         with np.errstate(over="ignore"):
@@ -136,3 +138,40 @@ def weights(sizes: NDArray[np.int64], errors: Floats, drawn: Floats, sd: Floats,
         scores.append(highest + np.log(np.exp(logs - highest).mean()))
     raised = np.exp(np.array(scores) - max(scores))
     return {family: float(share) for family, share in zip(FAMILIES, raised / raised.sum(), strict=True)}
+
+
+def spread(drawn: Floats) -> Floats:
+    """(J,) what a law may miss each size by: noise of that size alone, without what all sizes have in common.
+
+    Which pictures there happen to be moves the whole curve up or down; that part is in the draws, each of which gets
+    its own law, and must not loosen the hold of the points on it.
+    """
+    covariance = np.atleast_2d(np.cov(drawn.T))
+    own = np.diag(covariance).copy()
+    if len(own) > 1:
+        shared = (covariance.sum() - own.sum()) / (len(own) * (len(own) - 1))
+        own = np.maximum(own - max(shared, 0.0), 0.1 * own)
+    return np.sqrt(own + _MISFIT**2)
+
+
+def mixed(
+    sizes: NDArray[np.int64], drawn: Floats, sd: Floats, prior: Floats, believed: Mapping[Family, float],
+    rng: np.random.Generator,
+) -> Laws:  # fmt: skip
+    """A law for every draw, of a family drawn by its share.
+
+    Args:
+        sizes: (J,).
+        drawn: (B, J) error rates.
+        sd: (J,), as in `fit`.
+        prior: (B,) means of the prior on γ.
+        believed: share of each family.
+        rng: of the families.
+    """
+    chosen = rng.choice(len(FAMILIES), size=len(drawn), p=[believed[family] for family in FAMILIES])
+    alpha, eta, gamma = np.empty(len(drawn)), np.empty(len(drawn)), np.empty(len(drawn))
+    for i, family in enumerate(FAMILIES):
+        if len(rows := np.flatnonzero(chosen == i)):
+            laws = fit(sizes, drawn[rows], sd, family=family, prior=prior[rows])
+            alpha[rows], eta[rows], gamma[rows] = laws.alpha, laws.eta, laws.gamma
+    return Laws(alpha, eta, gamma)

@@ -10,12 +10,12 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from graftage.data.quality import Look
+from graftage.data.quality import Traits
 from graftage.measure.compare import paired
 from graftage.measure.interval import Estimate, proportion
 
@@ -26,6 +26,7 @@ BINS: Final = 8  # of a number, by quantiles of the pictures learnt from
 NEARLY: Final = 0.8  # share of the content's gain over the most frequent class that is suspiciously good
 NOTABLE: Final = 0.5  # share that is worth a look
 _COMMON: Final = 30  # different words of a clue; rarer ones count as one
+_NAMES: Final = ("pattern of the file name", "number in the file name")
 _SMOOTHING: Final = 1.0  # pictures that every bin of every class begins with
 
 
@@ -58,6 +59,7 @@ class Shortcut:
         share: of the content's gain over the most frequent class, what the clue alone gains; 0 to 1 and above.
         better: whether the clue measurably beats the most frequent class (exact McNemar test, 1 %).
         seen: as of the clue.
+        n: pictures.
     """
 
     clue: str
@@ -67,6 +69,7 @@ class Shortcut:
     share: float
     better: bool
     seen: bool
+    n: int
 
     @property
     def verdict(self) -> str:
@@ -75,16 +78,44 @@ class Shortcut:
             return ""
         return "nearly as good as the content" if self.share >= NEARLY else "notable"
 
+    @property
+    def serious(self) -> bool:
+        """Whether a classifier may well have learnt this instead of the content: nearly as good, and in no name.
 
-def clues(looks: Sequence[Look], names: Sequence[str], labels: Sequence[str]) -> tuple[Clue, ...]:
+        What is seen in the content too may be honest; no network sees the name of a file.
+        """
+        return bool(self.verdict) and self.share >= NEARLY and not self.seen and self.clue not in _NAMES
+
+    def words(self) -> str:
+        """What the clue alone can do, against what."""
+        return (
+            f"alone it names {self.accuracy.percent()} of the labels, the most frequent class "
+            f"{100 * self.majority:.1f} %, the content {100 * self.content:.1f} %"
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain values."""
+        return {
+            "clue": self.clue,
+            "accuracy": vars(self.accuracy),
+            "majority": self.majority,
+            "content": self.content,
+            "share": self.share,
+            "verdict": self.verdict,
+        }
+
+
+def clues(looks: Sequence[Traits], names: Sequence[str], labels: Sequence[str]) -> tuple[Clue, ...]:
     """The clues that vary within the set.
 
     Args:
         looks: n pictures.
         names: their file names without folder.
-        labels: their class names; a class's name within a file's name is no clue, but how people name files.
+        labels: their class names; a class's name within a file's name is no clue, but how people name files. The names
+            of all classes are taken out of every file's name: taking out its own alone would give the label away.
     """
-    stems = [_without(name, label) for name, label in zip(names, labels, strict=True)]
+    classes = _any_of(labels)
+    stems = [classes.sub("", name.rpartition(".")[0] or name) for name in names]
     found = (
         Clue("file size", _columns([math.log(max(each.bytes, 1)) for each in looks])),
         Clue("picture size", np.log(_columns([each.width for each in looks], [each.height for each in looks]))),
@@ -98,8 +129,8 @@ def clues(looks: Sequence[Look], names: Sequence[str], labels: Sequence[str]) ->
         ),
         Clue("border", np.array([each.border for each in looks]), seen=True),
         Clue("camera (EXIF)", _columns(), tuple(each.camera for each in looks)),
-        Clue("pattern of the file name", _columns(), tuple(re.sub(r"[0-9]+", "#", stem) for stem in stems)),
-        Clue("number in the file name", _columns([_number(stem) for stem in stems])),
+        Clue(_NAMES[0], _columns(), tuple(re.sub(r"[0-9]+", "#", stem) for stem in stems)),
+        Clue(_NAMES[1], _columns([_number(stem) for stem in stems])),
     )
     return tuple(clue for clue in found if _varies(clue))
 
@@ -108,9 +139,11 @@ def _columns(*columns: Sequence[float]) -> Floats:
     return np.array(columns, dtype=np.float64).T if columns else np.zeros((0, 0))
 
 
-def _without(name: str, label: str) -> str:
-    stem = name.rpartition(".")[0] or name
-    return re.sub(re.escape(label), "", stem, flags=re.IGNORECASE) if label else stem
+def _any_of(labels: Sequence[str]) -> re.Pattern[str]:
+    """Finds the name of any class; one that is a number, only where it is the whole number."""
+    longest = sorted(set(filter(None, labels)), key=lambda label: (-len(label), label))
+    parts = (rf"(?<![0-9]){name}(?![0-9])" if re.fullmatch("[0-9]+", name) else re.escape(name) for name in longest)
+    return re.compile("|".join(parts) or "(?!)", re.IGNORECASE)
 
 
 def _number(stem: str) -> float:
@@ -146,7 +179,7 @@ def shortcuts(
         p = paired(right, majority, groups, rng=rng, draws=50).p
         better = p is not None and p < 0.01 and accuracy.value > base
         share = (accuracy.value - base) / (best - base) if best > base else float(accuracy.value > base)
-        found.append(Shortcut(clue.name, accuracy, base, best, share, better, clue.seen))
+        found.append(Shortcut(clue.name, accuracy, base, best, share, better, clue.seen, len(y)))
     return tuple(sorted(found, key=lambda each: -each.share))
 
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from graftage.report import markup
+from graftage.report.clues import ClueRow, clue_table
 from graftage.report.frame import framed, template
 from graftage.report.markup import text
 
@@ -59,15 +60,6 @@ class Group:
 
 
 @dataclass(frozen=True)
-class ClueRow:
-    """A clue in the table of shortcuts: its name, its accuracy in words, and what to think of it."""
-
-    clue: str
-    accuracy: str
-    verdict: str
-
-
-@dataclass(frozen=True)
 class CheckPage:
     """All that the page shows, as plain values.
 
@@ -104,7 +96,7 @@ def render(page: CheckPage) -> str:
         "facts": markup.facts(page.facts),
         "filters": _filters(page.groups),
         "groups": "".join(map(_group, page.groups)),
-        "clues": _clues(page),
+        "clues": clue_table(page.clues, page.compared),
         "usage": "".join(markup.code(caption, command) for caption, command in page.usage),
         "how": markup.paragraphs(page.how),
     }
@@ -164,11 +156,3 @@ def _card(card: Card) -> str:
         f'<figcaption>{label}<span class="evidence">{text(card.evidence)}</span>'
         f'<span class="file" title="{text(card.path)}">{text(card.path)}</span>{other}</figcaption></figure>\n'
     )
-
-
-def _clues(page: CheckPage) -> str:
-    if not page.clues:
-        return f'<p class="quiet">{text(page.compared) or "Nothing could be compared."}</p>'
-    rows = (f'<th scope="row">{text(c.clue)}</th>{markup.cells(c.accuracy, c.verdict or "–")}' for c in page.clues)
-    heads = ("Clue alone", "Accuracy on pictures held out", "Verdict")
-    return f'<p class="lead">{text(page.compared)}</p>' + markup.table("Shortcuts", heads, rows)

@@ -14,14 +14,47 @@ CLASSES = 200  # rows of the table of classes
 
 @dataclass(frozen=True)
 class ClassRow:
-    """One class: its name, pictures, recall now, what twice the pictures bring, worth of 100 more, and a mark."""
+    """One class: its name, pictures, recall now, and what twice the pictures of all classes bring it."""
 
     name: str
     pictures: int
     recall: Estimate
     gain: str
-    worth: str
-    mark: str = ""
+
+
+@dataclass(frozen=True)
+class RivalRow:
+    """A training from scratch: its pictures, both scores on the same held-out ones, what lies between, epochs, loss."""
+
+    pictures: int
+    scratch: Estimate
+    pretrained: Estimate
+    gain: Estimate
+    epochs: str
+    loss: str
+
+
+@dataclass(frozen=True)
+class Rival:
+    """The same network trained from random weights.
+
+    Attributes:
+        verdict: sentences.
+        notes: what makes the comparison unfair or incomplete.
+        fan: both curves, the pretrained network's as measured, the other's as other.
+        metric: what is scored, in words.
+        rows: one per training from scratch.
+        exchanges: (pictures pretrained, score, pictures from scratch in words).
+        how: paragraphs on how it was got.
+    """
+
+    verdict: str
+    notes: tuple[str, ...]
+    fan: Fan
+    metric: str
+    rows: tuple[RivalRow, ...]
+    exchanges: tuple[tuple[int, Estimate, str], ...]
+    how: str
 
 
 @dataclass(frozen=True)
@@ -36,8 +69,9 @@ class Growth:
         metric: what is scored, in words.
         rows: (pictures, what it is, score) for the table beside the figure.
         facts: names and values.
-        classes: most worth photographing first.
+        classes: least often right first.
         how: paragraphs on how it was got.
+        rival: what the curve is held against, or None.
     """
 
     title: str
@@ -49,6 +83,7 @@ class Growth:
     facts: Mapping[str, str]
     classes: tuple[ClassRow, ...]
     how: str
+    rival: "Rival | None" = None
 
 
 def render(growth: Growth) -> str:
@@ -63,8 +98,38 @@ def render(growth: Growth) -> str:
         "facts": markup.facts(growth.facts),
         "classes": _classes(growth),
         "how": markup.paragraphs(growth.how),
+        "rival": "" if growth.rival is None else _rival(growth.rival),
     }
     return framed(template("curve.html"), parts)
+
+
+def _rival(rival: Rival) -> str:
+    """The section on training from scratch."""
+    notes = "".join(f"<li>{text(note)}</li>" for note in rival.notes)
+    names = (("measured", "pretrained, a ridge head on frozen features"), ("other", "from random weights"))
+    key = "".join(f'<span class="{css}">{text(words)}</span>' for css, words in names)
+    heads = ("Pictures", "From scratch", "Pretrained", "Pretrained is better by", "Epochs", "Loss on its own pictures")
+    rows = (
+        f'<td class="number">{r.pictures:,}</td><td>{markup.estimate(r.scratch.percent())}</td>'
+        f"<td>{markup.estimate(r.pretrained.percent())}</td><td>{markup.points(r.gain)}</td>"
+        f"{markup.cells(r.epochs, r.loss)}"
+        for r in rival.rows
+    )
+    other = (
+        f'<td class="number">{m:,}</td><td>{markup.estimate(score.percent())}</td><td>{text(words)}</td>'
+        for m, score, words in rival.exchanges
+    )
+    swapped = ("Pictures", f"{rival.metric.capitalize()}, pretrained", "As good from scratch")
+    return (
+        '<section id="scratch">\n<h2>What pretraining is worth</h2>\n'
+        '<p class="lead">The same network, trained from random weights on the pictures of this set alone. Both are '
+        "asked the same pictures, which none of them learnt from.</p>\n"
+        + (f'<ul class="notices">{notes}</ul>' if notes else "")
+        + f'<p>{text(rival.verdict)}</p><p class="legend">{key}</p>{fan_chart(rival.fan)}'
+        + markup.table("Trainings from scratch", heads, rows)
+        + (f"<h3>In pictures</h3>{markup.table('In pictures', swapped, other)}" if rival.exchanges else "")
+        + f'<div class="how">{markup.paragraphs(rival.how)}</div>\n</section>\n'
+    )
 
 
 def figure(fan: Fan, words: str = "") -> str:
@@ -92,12 +157,11 @@ def _rows(growth: Growth) -> str:
 
 def _classes(growth: Growth) -> str:
     rows = [
-        f'<th scope="row">{text(row.name)}{markup.tag(row.mark, "chosen") if row.mark else ""}</th>'
-        f"<td>{row.pictures:,}</td><td>{markup.estimate(row.recall.percent())}</td>"
-        f"<td>{text(row.gain)}</td><td>{text(row.worth)}</td>"
+        f'<th scope="row">{text(row.name)}</th><td>{row.pictures:,}</td>'
+        f"<td>{markup.estimate(row.recall.percent())}</td><td>{text(row.gain)}</td>"
         for row in growth.classes[:CLASSES]
     ]
-    heads = ("Class", "Pictures", "Right now", "Twice the pictures", "100 more of it")
+    heads = ("Class", "Pictures", "Right now", "Twice the pictures")
     more = len(growth.classes) - CLASSES
     rest = f'<p class="quiet">{more:,} more in the json file.</p>' if more > 0 else ""
-    return markup.table("Classes by what more pictures bring", heads, rows, css="long sortable") + rest
+    return markup.table("Classes, least often right first", heads, rows, css="long sortable") + rest

@@ -28,6 +28,7 @@ class Fan:
         expected: (pictures, score) at the multiples that the text speaks of.
         now: pictures that there are.
         target: score wanted, or None.
+        other: (pictures, score) measured of something else to compare with, rising; other_foretold: along its curve.
     """
 
     measured: Points
@@ -35,6 +36,8 @@ class Fan:
     expected: Points
     now: int
     target: float | None = None
+    other: Points = ()
+    other_foretold: Points = ()
 
 
 def fan_chart(fan: Fan) -> str:
@@ -46,6 +49,7 @@ def fan_chart(fan: Fan) -> str:
     inner += f"{_areas(scale, fan)}</svg>"
     dots = "".join(_dot(scale, m, score, "measured") for m, score in fan.measured)
     dots += "".join(_dot(scale, m, score, "expected") for m, score in fan.expected)
+    dots += "".join(_dot(scale, m, score, "other") for m, score in fan.other)
     title = f"<title>{text(_words(fan))}</title>"
     body = f'<svg class="plot" height="{_HEIGHT + _BELOW}" role="img">{title}{grid}{inner}{marks}{dots}</svg>'
     return f'<div class="fan" style="padding-left:{_LEFT}rem">{body}</div>'
@@ -61,7 +65,7 @@ class _Scale:
 
     @classmethod
     def of(cls, fan: Fan) -> "_Scale":
-        every = [*fan.measured, *fan.foretold, *fan.expected]
+        every = [*fan.measured, *fan.foretold, *fan.expected, *fan.other, *fan.other_foretold]
         lows, highs = [e.low for _, e in every], [e.high for _, e in every]
         ends = [fan.target] if fan.target is not None else []
         low, high = min([*lows, *ends]), max([*highs, *ends])
@@ -86,7 +90,8 @@ class _Scale:
     def ticks(self, fan: Fan) -> list[int]:
         """Pictures that are named below: those that there are, and other sizes where their names find room."""
         chosen = [fan.now]
-        sizes = [m for m, _ in fan.expected] + [m for m, _ in fan.measured][::-1]
+        sizes = [m for m, _ in fan.other_foretold[-1:]] + [m for m, _ in fan.expected]
+        sizes += [m for m, _ in fan.other][::-1] + [m for m, _ in fan.measured][::-1]
         for m in sizes:
             if all(abs(self.x(m) - self.x(other)) > 0.13 for other in chosen):
                 chosen.append(m)
@@ -112,22 +117,30 @@ def _below(scale: _Scale, pictures: int, now: bool) -> str:
 
 def _areas(scale: _Scale, fan: Fan) -> str:
     parts = ""
+    if fan.other_foretold:
+        parts += _fan(scale, fan.other_foretold, fan.other[-1][0], "other ")
     if fan.foretold:
-        top = [(m, e.high) for m, e in fan.foretold]
-        bottom = [(m, e.low) for m, e in reversed(fan.foretold)]
-        parts += f'<polygon class="band" points="{_path(scale, [*top, *bottom])}"/>'
-        for css, some in (("fitted", [p for p in fan.foretold if p[0] <= fan.now]), ("ahead", _ahead(fan))):
-            parts += f'<polyline class="{css}" points="{_path(scale, [(m, e.value) for m, e in some])}"/>'
+        parts += _fan(scale, fan.foretold, fan.now, "")
     if fan.target is not None:
         y = 1000 * scale.y(fan.target)
         parts += f'<line class="target" x1="0" x2="1000" y1="{y:.1f}" y2="{y:.1f}"/>'
     return parts
 
 
-def _ahead(fan: Fan) -> list[tuple[int, Estimate]]:
+def _fan(scale: _Scale, foretold: Points, now: int, css: str) -> str:
+    """Band and line of one curve; past `now` the line is broken."""
+    top = [(m, e.high) for m, e in foretold]
+    bottom = [(m, e.low) for m, e in reversed(foretold)]
+    parts = f'<polygon class="{css}band" points="{_path(scale, [*top, *bottom])}"/>'
+    for part, some in (("fitted", [p for p in foretold if p[0] <= now]), ("ahead", _ahead(foretold, now))):
+        parts += f'<polyline class="{css}{part}" points="{_path(scale, [(m, e.value) for m, e in some])}"/>'
+    return parts
+
+
+def _ahead(foretold: Points, now: int) -> list[tuple[int, Estimate]]:
     """From the last point before what there is on, so that both parts of the line meet."""
-    before = [p for p in fan.foretold if p[0] <= fan.now][-1:]
-    return [*before, *(p for p in fan.foretold if p[0] > fan.now)]
+    before = [p for p in foretold if p[0] <= now][-1:]
+    return [*before, *(p for p in foretold if p[0] > now)]
 
 
 def _path(scale: _Scale, points: Sequence[tuple[int, float]]) -> str:
@@ -149,6 +162,9 @@ def _words(fan: Fan) -> str:
     if fan.expected:
         most, score = fan.expected[-1]
         words += f"; expected {score.percent()} with {most:,}"
+    if fan.other:
+        (first, low), (last, high) = fan.other[0], fan.other[-1]
+        words += f"; to compare with {low.percent()} with {first:,}, {high.percent()} with {last:,}"
     return words
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from graftage.measure.interval import Estimate
 from graftage.measure.scores import ClassScore, Scores
 from graftage.report import curve, figures, markup
+from graftage.report.clues import ClueRow, clue_table
 from graftage.report.fan import Fan
 from graftage.report.frame import framed, template
 from graftage.report.markup import text
@@ -155,6 +156,7 @@ class Report:
         card: (heading, words) of the model card.
         dots: held-out pictures on a flat map, perhaps not all of them.
         growth: how the score grows with the pictures: the figure, and a sentence.
+        clues: what clues beside the content name alone; compared: what that is compared with.
     """
 
     title: str
@@ -181,6 +183,8 @@ class Report:
     card: tuple[tuple[str, str], ...] = ()
     dots: tuple[Dot, ...] = ()
     growth: tuple[Fan, str] | None = None
+    clues: tuple[ClueRow, ...] = ()
+    compared: str = ""
 
 
 def render(report: Report) -> str:
@@ -504,6 +508,7 @@ PARTS: Mapping[str, Callable[[Report], str]] = {
     "reliability": lambda report: figures.reliability_diagram(report.reliability) if report.reliability else "",
     "growth": lambda report: curve.figure(*report.growth) if report.growth else "",
     "calibration": lambda report: f'<p class="quiet">{text(report.calibration)}</p>' if report.calibration else "",
+    "clues": lambda report: clue_table(report.clues, report.compared) if report.clues else "",
     "promised": _promised,
     "curve": lambda report: figures.risk_coverage_figure(report.curve) if report.curve else "",
     "trials": _trials,
