@@ -467,10 +467,15 @@ def _add_backbones(commands: "Commands") -> None:
         text="The bundled networks, and how any other is named.",
     )
     parser.add_argument("search", nargs="?", metavar="TEXT", help="list timm's pretrained models whose name holds TEXT")
+    parser.add_argument("--download", metavar="ID", help="fetch a network of the hub for a machine without network")
+    parser.add_argument("--to", type=Path, metavar="FOLDER", help="with --download: where it goes, such as a USB stick")
+    parser.add_argument("--from", dest="source", type=Path, metavar="FOLDER", help="bring such a folder into the cache")
     parser.set_defaults(run=_backbones)
 
 
 def _backbones(arguments: argparse.Namespace) -> int:
+    if any(value is not None for value in (arguments.download, arguments.to, arguments.source)):
+        return _carry(arguments)
     from graftage.features.backbone import BUNDLED, DEFAULT, bundled_path, search_hub
 
     if arguments.search:
@@ -485,6 +490,15 @@ def _backbones(arguments: argparse.Namespace) -> int:
         print(f"{name:<30} {bundled.input_size:>5}  {size:>10}  Apache-2.0  ImageNet-1k    {here}{mark}")
     print("\ntimm/NAME.TAG                  any pretrained timm model, from the hub or its local cache")
     print("PATH.safetensors, PATH.pth     a local file; --architecture NAME says which timm network it belongs to")
+    return 0
+
+
+def _carry(arguments: argparse.Namespace) -> int:
+    from graftage.carrying import carry
+
+    with _terminal() as terminal:
+        lines = carry(download=arguments.download, to=arguments.to, source=arguments.source, watcher=terminal)
+    _say(*lines)
     return 0
 
 

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 
 from graftage.errors import BackboneError
+from graftage.features import hub
 from graftage.features.facts import Backbone as Backbone
 from graftage.features.facts import BackboneInfo as BackboneInfo
 from graftage.features.facts import Weights as Weights
@@ -268,34 +269,10 @@ def _from_hub(backbone_id: str) -> Backbone:
         raise BackboneError(
             f"backbone {backbone_id}: timm publishes no hub repository for it; download its weights and pass the file"
         )
-    path = _hub_file(backbone_id, config.hf_hub_id)
+    path = hub.fetch(config.hf_hub_id, hub.WEIGHTS, backbone_id=backbone_id)
     return _described(
         backbone_id, f"{config.architecture}.{config.tag}" if config.tag else str(config.architecture), path
     )
-
-
-def _hub_file(backbone_id: str, repository: str) -> Path:
-    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
-    from huggingface_hub.constants import HF_HUB_CACHE, HF_HUB_OFFLINE
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
-    for name in ("model.safetensors", "pytorch_model.bin"):
-        try:
-            return Path(hf_hub_download(repository, name, local_files_only=True))
-        except LocalEntryNotFoundError:
-            continue
-    try:
-        # asks once, so that a machine without network is told at once: the download would try for half a minute
-        get_hf_file_metadata(hf_hub_url(repository, "model.safetensors"))
-        return Path(hf_hub_download(repository, "model.safetensors"))
-    except Exception as error:  # no network, proxy, certificate, gated, full disk: they share no class below this
-        offline = "HF_HUB_OFFLINE is set" if HF_HUB_OFFLINE else f"the hub did not give them ({type(error).__name__})"
-        raise BackboneError(
-            f"backbone {backbone_id}: its weights are not on this machine and {offline}. On a machine with "
-            f"network run `hf download {repository} model.safetensors` and copy the hub's cache to {HF_HUB_CACHE} here "
-            f"(HF_HOME moves it), or copy model.safetensors here and pass its path with "
-            f"--architecture {backbone_id.removeprefix('timm/')}; {DEFAULT} needs no download"
-        ) from error
 
 
 def _local(backbone_id: str, architecture: str | None) -> Backbone:
