@@ -23,7 +23,8 @@ def test_a_card_names_the_classes_the_data_the_measurement_and_the_licence(tmp_p
     accuracy = photos.read_json(tmp_path / "run" / "metrics.json")["scores"]["accuracy"]["value"]
     assert f"Accuracy {100 * accuracy:.1f} %" in card
     assert "cross-validation" in card
-    assert "pretrained weights is Apache-2.0" in card
+    assert "pretrained weights is Apache-2.0 (commercial use: yes)" in card
+    assert "Apache-2.0; commercial use: yes" in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
     assert "fewer than ten" not in card
 
 

@@ -89,20 +89,6 @@ def test_the_module_is_the_command() -> None:
     assert in_a_process("train", "nowhere").returncode == 2
 
 
-def test_backbones_lists_the_bundled_ones() -> None:
-    said = graftage("backbones").out
-    assert [line.split()[0] for line in said.splitlines() if line.startswith("bundled/")] == [
-        f"bundled/efficientnet_lite{n}" for n in range(3)
-    ]
-    assert said.count(" yes") == 3
-    assert said.count("(default)") == 1
-
-
-def test_backbones_searches_timm() -> None:
-    assert "timm/resnet10t.c3_in1k" in graftage("backbones", "resnet10t").out.splitlines()
-    assert graftage("backbones", "no such net").out == "timm has no pretrained model whose name holds 'no such net'\n"
-
-
 # ---------------------------------------------------------------- errors before any work
 
 

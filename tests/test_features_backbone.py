@@ -156,7 +156,7 @@ def test_weights_in_the_hubs_cache_are_found(typed: str, hub: Path) -> None:
     put_in_hub(hub, "timm/test_resnet.r160_in1k", file)
     found = find(typed)
     assert (found.info.architecture, found.info.input_size) == ("test_resnet.r160_in1k", 160)
-    assert (found.info.licence, found.info.pretraining) == ("apache-2.0", "r160_in1k")
+    assert (found.info.licence, found.info.pretraining) == ("Apache-2.0", "r160_in1k")
     assert (found.info.id, found.info.weights_sha256) == (typed, file_hash(file))
     original.reset_classifier(0)
     picture = torch.ones(1, 3, 160, 160)

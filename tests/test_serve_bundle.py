@@ -261,7 +261,7 @@ def change(info: dict, path: str, value: object) -> dict:
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        ("format", 4, r"made by a newer graftage\? \(format 4, this one reads 3\): upgrade"),
+        ("format", 5, r"made by a newer graftage\? \(format 5, this one reads 4\): upgrade"),
         ("format", 10**4000, "made by a newer graftage"),
         ("format", 0, "format number"),
         ("format", True, "format number"),
@@ -330,8 +330,8 @@ def test_a_missing_field_is_named(tmp_path, valid, field):
 def test_a_newer_format_is_recognised_even_if_its_tensors_are_of_unknown_types(tmp_path, valid):
     info, claims, data = split(valid)
     claims["backbone.conv.weight"]["dtype"] = "F4"
-    with pytest.raises(BundleError, match="format 4, this one reads 3"):
-        load(forge(tmp_path / "m", info | {"format": 4}, claims, data))
+    with pytest.raises(BundleError, match="format 5, this one reads 4"):
+        load(forge(tmp_path / "m", info | {"format": 5}, claims, data))
 
 
 @pytest.mark.parametrize("name", ["optimizer.state", "backbone", "headless.x", "head."])
@@ -445,6 +445,14 @@ def test_a_file_of_format_2_still_loads_and_answers_the_same():
     answer = old.head.logits(np.ones((1, 4), np.float32))
     np.testing.assert_allclose(answer, [[-2.6142998, -0.2178001, 2.0106999]], rtol=1e-6)
     assert old.decisions.reasons["sets"] == "the model file is of an older format; train it anew"
+
+
+def test_a_file_of_format_3_still_loads_and_answers_the_same():
+    old = load(Path(__file__).parent / "files" / "format-3.safetensors")
+    assert (old.classes[:2], old.backbone.output, old.decisions.sets) == (("cat", "dog"), "pooled", decisions().sets)
+    assert set(old.pictures) == {"pixels", "thumbnails"}
+    answer = old.head.logits(np.ones((1, 4), np.float32))
+    np.testing.assert_allclose(answer, [[0.36947405, 1.03850329, -1.27555263]], rtol=1e-6)
 
 
 def test_the_rules_decide_the_same_after_a_round_trip(tmp_path):

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from graftage.growth import Curved
     from graftage.measure.interval import Estimate
     from graftage.measure.scores import Scores
-    from graftage.pipeline import Run, check, clean, compare, curve, evaluate, explain, train
+    from graftage.pipeline import Run, check, clean, compare, curve, evaluate, explain, rank, train
+    from graftage.rankstory import Ranked
     from graftage.serve.predict import Explanation, Prediction, Predictor, load
     from graftage.settings import Settings
     from graftage.sklearn import GraftClassifier
@@ -45,6 +46,7 @@ _HOME = {
     "PictureError": "graftage.errors",
     "Prediction": "graftage.serve.predict",
     "Predictor": "graftage.serve.predict",
+    "Ranked": "graftage.rankstory",
     "Run": "graftage.pipeline",
     "Scores": "graftage.measure.scores",
     "Settings": "graftage.settings",
@@ -56,6 +58,7 @@ _HOME = {
     "evaluate": "graftage.pipeline",
     "explain": "graftage.pipeline",
     "load": "graftage.serve.predict",
+    "rank": "graftage.pipeline",
     "train": "graftage.pipeline",
 }
 
@@ -75,6 +78,7 @@ __all__ = [
     "PictureError",
     "Prediction",
     "Predictor",
+    "Ranked",
     "Run",
     "Scores",
     "Settings",
@@ -87,6 +91,7 @@ __all__ = [
     "evaluate",
     "explain",
     "load",
+    "rank",
     "train",
 ]
 

@@ -77,8 +77,8 @@ def _licences(outcome: Outcome) -> str:
     backbone = outcome.bundle.backbone
     known = "not known: ask where you have them from" if backbone.licence == "unknown" else backbone.licence
     return (
-        f"The licence of the pretrained weights is {known}. That of the pictures is yours to know, and goes on "
-        "counting for what was learnt from them."
+        f"The licence of the pretrained weights is {known} (commercial use: {backbone.commercial_use}). That of "
+        "the pictures is yours to know, and goes on counting for what was learnt from them."
     )
 
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from graftage.data.catalog import Catalog, Entry
 from graftage.data.checks import Problem, Severity
 from graftage.data.findings import Finding, structural, worst_first
+from graftage.data.listing import title_of
 from graftage.data.quality import Look, look, oddities
 from graftage.data.sources import read
 from graftage.data.split import folds
@@ -100,7 +101,7 @@ def folder_for(output: str | Path | None, data: str) -> Path | None:
 
 def free_folder(data: str) -> Path:
     """checks/NAME, or checks/NAME-2, -3, … whichever is not taken."""
-    parent, name = Path("checks"), Path(data).resolve().name
+    parent, name = Path("checks"), title_of(data)
     taken = {path.name for path in parent.iterdir()} if parent.is_dir() else set()
     number = 1
     while (candidate := name if number == 1 else f"{name}-{number}") in taken:

@@ -1,5 +1,6 @@
 """What `graftage check` found, told: in a few lines for the terminal, as a page, as a csv to act upon."""
 
+import shlex
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -10,6 +11,7 @@ from graftage import outcome, story
 from graftage.checking import PROBLEMS, Asked, Checked, in_words
 from graftage.data.catalog import Catalog
 from graftage.data.findings import KINDS, Finding, write_findings
+from graftage.data.listing import title_of
 from graftage.errors import StoreError
 from graftage.features.engine import cores
 from graftage.looking import limits_of
@@ -121,11 +123,11 @@ def _page(checked: Checked, settings: Settings) -> CheckPage:
         )
         rows = tuple(ClueRow(s.clue, s.accuracy.percent(), s.verdict) for s in asked.shortcuts)
     return CheckPage(
-        title=Path(settings.data).resolve().name or "pictures",
+        title=title_of(settings.data) or "pictures",
         verdict=_verdict(checked),
         notes=checked.notes,
         facts={
-            "folder": str(settings.data),
+            "table" if checked.catalog.table else "folder": str(settings.data),
             "usable pictures": f"{counts['used'] + counts['repaired']:,}",
             "unusable files": f"{counts['rejected']:,}",
             "classes": f"{len(checked.catalog.classes):,}",
@@ -135,12 +137,21 @@ def _page(checked: Checked, settings: Settings) -> CheckPage:
         clues=rows,
         compared=compared,
         usage=(
-            ("Look at what would be moved", f"graftage clean {settings.data} {PROBLEMS} --dry-run"),
-            ("Carry it out", f"graftage clean {settings.data} {PROBLEMS}"),
+            (
+                "Look at what would be changed",
+                f"graftage clean {settings.data} {PROBLEMS}{_columns(settings)} --dry-run",
+            ),
+            ("Carry it out", f"graftage clean {settings.data} {PROBLEMS}{_columns(settings)}"),
             ("Take the last clean back", f"graftage clean {settings.data} --undo"),
         ),
         how=_how(checked),
     )
+
+
+def _columns(settings: Settings) -> str:
+    """The flags by which a table was read, as they are typed."""
+    told = [(role, name) for role, name in vars(settings.columns()).items() if name]
+    return "".join(f" --{role}-col {shlex.quote(name)}" for role, name in told)
 
 
 def _verdict(checked: Checked) -> str:
@@ -195,7 +206,8 @@ class _Thumbnails:
     """Small pictures for the findings that are shown, made side by side, until the page has had enough."""
 
     def __init__(self, catalog: Catalog, settings: Settings, found: Sequence[Finding]) -> None:
-        entries = {entry.id: entry for entry in catalog.entries}
+        # a table may list a file twice: the row that is used comes last, and stays
+        entries = {e.id: e for e in sorted(catalog.entries, key=lambda e: e.status != "rejected")}
         wanted = dict.fromkeys(name for f in found for name in (f.path, f.other) if name in entries)
         some = [entries[name] for name in wanted if entries[name].status != "rejected"][:_THUMBNAILS]
         limits = limits_of(settings)

@@ -1,7 +1,8 @@
-"""`graftage clean`: carries out the action column of a problems.csv. It renames files and nothing else.
+"""`graftage clean`: carries out the action column of a problems.csv. In folders it renames files and nothing else.
 
-Everything is checked before anything is moved, by `moves`: aside into NAME-aside/ beside the folder NAME, or into
-another class folder. Whatever interrupts the work, the same command goes on, and undo goes back.
+Where a table was checked, its rows are what changes, see `correcting`. Everything is checked before anything is moved,
+by `moves`: aside into NAME-aside/ beside the folder NAME, or into another class folder. Whatever interrupts the work,
+the same command goes on, and undo goes back.
 """
 
 import csv
@@ -12,7 +13,10 @@ from difflib import get_close_matches
 from pathlib import Path, PurePosixPath
 from typing import Final
 
+from graftage import correcting
+from graftage.correcting import Wanted
 from graftage.data.catalog import printable
+from graftage.data.listing import Columns, table_of
 from graftage.data.sources import SPLIT_NAMES, Sources, labelled
 from graftage.errors import DataError, OptionError
 from graftage.moves import SHOWN, Journal, Move, alone, aside_of, carry_out, journals_of, remove_empty, rename, way_back
@@ -26,9 +30,9 @@ class Cleaned:
     """What was done.
 
     Attributes:
-        moved: files renamed now.
+        moved: files renamed now, or rows of a table changed.
         already: rows of the csv that an earlier clean had carried out.
-        moves: in order.
+        moves: in order; none where a table was changed.
         summary: lines for a person.
     """
 
@@ -38,37 +42,46 @@ class Cleaned:
     summary: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class _Row:
-    line: int
-    path: str
-    action: str
-    label: str
-
-
-def clean(photos: Path, problems: Path, *, dry: bool = False) -> Cleaned:
-    """Moves what the csv says.
+def clean(photos: Path, problems: Path, *, columns: Columns | None = None, dry: bool = False) -> Cleaned:
+    """Moves what the csv says, or changes the table.
 
     Args:
-        photos: the folder that was checked.
+        photos: the folder or table that was checked.
         problems: its problems.csv, with actions.
-        dry: check and tell, move nothing.
+        columns: of the table, by name.
+        dry: check and tell, move and change nothing.
 
     Raises:
         OptionError: the csv cannot be read or is no problems.csv.
         DataError: a row cannot be carried out; nothing has been moved.
         StoreError: a file cannot be moved; the same command goes on, undo goes back.
     """
-    root = _root(photos)
+    root = None if table_of(photos) else _root(photos)
     rows = _wanted(problems)
     if not rows:
         return Cleaned(0, 0, (), (f"{problems} asks for nothing: its column action says neither move nor relabel",))
+    if root is None:
+        return _corrected(photos, rows, columns or Columns(), dry=dry)
     with alone(root, dry=dry):
         journals = journals_of(root)
         moves, already = _plan(root, rows, journals)
         if not dry and (moves or (journals and not journals[-1].done)):
             carry_out(root, moves, _journal_to_go_on(root, journals))
     return Cleaned(0 if dry else len(moves), already, tuple(moves), _said(root, moves, already, dry=dry))
+
+
+def _corrected(photos: Path, rows: Sequence[Wanted], columns: Columns, *, dry: bool) -> Cleaned:
+    edits, already = correcting.correct(photos, rows, columns, dry=dry)
+    out = sum(edit.label is None for edit in edits)
+    will = "would be " if dry else ""
+    lines = [f"{will}taken out     {out:,} rows of {photos}", f"{will}relabelled    {len(edits) - out:,} rows"]
+    if already:
+        lines.append(f"done before   {already:,}")
+    if dry:
+        lines += [edit.line() for edit in edits]
+    elif edits:
+        lines.append(f"take it back with graftage clean {photos} --undo")
+    return Cleaned(0 if dry else len(edits), already, (), tuple(lines))
 
 
 def _journal_to_go_on(root: Path, journals: "Sequence[Journal]") -> "Journal":
@@ -79,7 +92,11 @@ def _journal_to_go_on(root: Path, journals: "Sequence[Journal]") -> "Journal":
 
 
 def undo(photos: Path, *, dry: bool = False) -> Cleaned:
-    """Takes the last clean back, file by file, the last one first. Raises as `clean` does."""
+    """Takes the last clean back, file by file, the last one first; or a table's. Raises as `clean` does."""
+    if table_of(photos):
+        lines = correcting.undo(photos, dry=dry)
+        said = f"{photos} {'would be' if dry else 'is'} as it was before the last clean ({lines:,} rows given back)"
+        return Cleaned(0 if dry else lines, 0, (), (said,))
     root = _root(photos)
     if not any(not journal.undone for journal in journals_of(root)):
         raise DataError(f"there is no clean of {root} to take back (looked for journals in {aside_of(root)})")
@@ -99,7 +116,9 @@ def undo(photos: Path, *, dry: bool = False) -> Cleaned:
 
 def _root(photos: Path) -> Path:
     if photos.is_file():
-        raise DataError(f"{photos} is a file: clean moves pictures in a folder of class folders; give that folder")
+        raise DataError(
+            f"{photos} is a file: clean moves pictures in a folder of class folders; give that folder, or a table"
+        )
     if not photos.is_dir():
         raise DataError(f"{photos} does not exist: give the folder of pictures that was checked")
     return photos.resolve()
@@ -108,7 +127,7 @@ def _root(photos: Path) -> Path:
 # Reading the csv
 
 
-def _wanted(problems: Path) -> list[_Row]:
+def _wanted(problems: Path) -> list[Wanted]:
     """Rows with something to do."""
     rows = []
     for line, row in _table(problems):
@@ -120,7 +139,7 @@ def _wanted(problems: Path) -> list[_Row]:
                 f"{problems}, line {line}: action {row['action']!r} is none of move, relabel, keep or nothing{hint}"
             )
         if action in ("move", "relabel"):
-            rows.append(_Row(line, row["path"] or "", action, (row["suggested label"] or "").strip()))
+            rows.append(Wanted(line, row["path"] or "", action, (row["suggested label"] or "").strip()))
     return rows
 
 
@@ -149,7 +168,7 @@ def _table(problems: Path) -> list[tuple[int, Mapping[str, str]]]:
 # Planning
 
 
-def _plan(root: Path, rows: Sequence[_Row], journals: Sequence[Journal]) -> tuple[list[Move], int]:
+def _plan(root: Path, rows: Sequence[Wanted], journals: Sequence[Journal]) -> tuple[list[Move], int]:
     """The moves to make and the number of rows made before. Raises DataError with every row that cannot be."""
     sources = labelled(root)
     made = _made(root, journals)
@@ -198,7 +217,7 @@ def _made(root: Path, journals: Sequence[Journal]) -> dict[str, Move]:
     return made
 
 
-def _source(root: Path, row: _Row, names: Mapping[str, list[str]], made: Mapping[str, Move]) -> str | None:
+def _source(root: Path, row: Wanted, names: Mapping[str, list[str]], made: Mapping[str, Move]) -> str | None:
     """The id of the file that a row means; None if it has been moved there already."""
     if not row.path:
         raise DataError("the row names no picture, so there is nothing to move")
@@ -218,7 +237,7 @@ def _source(root: Path, row: _Row, names: Mapping[str, list[str]], made: Mapping
     return known[0]
 
 
-def _move(root: Path, sources: Sources, source: str, row: _Row, taken: Mapping[str, str]) -> Move:
+def _move(root: Path, sources: Sources, source: str, row: Wanted, taken: Mapping[str, str]) -> Move:
     parts = PurePosixPath(source).parts
     for depth in range(1, len(parts) + 1):
         if root.joinpath(*parts[:depth]).is_symlink():
@@ -234,7 +253,7 @@ def _move(root: Path, sources: Sources, source: str, row: _Row, taken: Mapping[s
     return _relabel(root, sources, parts, row, taken)
 
 
-def _relabel(root: Path, sources: Sources, parts: Sequence[str], row: _Row, taken: Mapping[str, str]) -> Move:
+def _relabel(root: Path, sources: Sources, parts: Sequence[str], row: Wanted, taken: Mapping[str, str]) -> Move:
     place = 1 if sources.layout == "splits" else 0
     if len(parts) < place + 2 or (place and parts[0].lower() not in SPLIT_NAMES):
         raise DataError(f"{row.path!r} lies in no class folder, so it has no class to change")

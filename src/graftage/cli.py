@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import graftage
-from graftage import world
+from graftage import world, zoolist
 from graftage.arguments import KindParser
 from graftage.errors import GraftageError, OptionError
-from graftage.flags import ALL, CHECKED, CURVED, PREVIEWED, add_flags, given_flags
-from graftage.settings import Settings, read_config
+from graftage.flags import ALL, CHECKED, CURVED, PREVIEWED, RANKED, add_flags, given_flags
+from graftage.settings import COLUMNS, Settings, read_config
 
 if TYPE_CHECKING:
     from graftage.serve.predict import Predictor
@@ -25,12 +25,14 @@ if TYPE_CHECKING:
     from graftage.terminal import Terminal
 
 _TRAIN = """\
-Learn a classifier from a folder of labelled pictures and say how good it is.
+Learn a classifier from labelled pictures and say how good it is.
 
-PHOTOS holds one folder per class, or train/ and test/ (and val/) folders of class folders:
+PHOTOS holds one folder per class, or train/ and test/ (and val/) folders of class folders, or is a table:
 
   PHOTOS/cat/1.jpg  PHOTOS/dog/7.png          classes are the folders' names
   PHOTOS/train/cat/…  PHOTOS/test/cat/…       your own split is honoured; test/ is never learnt from
+  labels.csv (.tsv, .jsonl, .parquet)         columns such as file_name, label, and if you have them patient_id, split
+  PHOTOS/metadata.csv                         likewise; paths are relative to the table's folder
 
 RUN/ receives model.safetensors, report.html, metrics.json, predictions.csv, ledger.csv, problems.csv, config.toml.
 """
@@ -40,8 +42,12 @@ examples:
   graftage train photos/ -o runs/birds --seed 7
   graftage train photos/ --backbone timm/resnet50.a1_in1k  any timm model, from the hub or its local cache
   graftage train photos/ --test none --folds 5x4           cross-validation on all pictures
+  graftage train labels.csv --label-col species            pictures and labels from a table
   graftage train -c runs/birds/config.toml -o runs/again   repeat a run
 """
+
+
+_LABELLED = "class folders, train/val/test folders of them, or a table"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -92,7 +98,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
     for add in (_add_train, _add_predict, _add_evaluate, _add_compare, _add_explain, _add_check, _add_clean):
         add(commands)
-    for add in (_add_curve, _add_augment_preview, _add_backbones, _add_demo):
+    for add in (_add_rank, _add_curve, _add_augment_preview, _add_backbones, _add_demo):
         add(commands)
     return parser
 
@@ -115,7 +121,7 @@ def _command(
 
 def _add_train(commands: "Commands") -> None:
     parser = _command(commands, "train", "pictures → classifier, scores and report", text=_TRAIN, end=_TRAIN_END)
-    parser.add_argument("data", nargs="?", metavar="PHOTOS", help="folder of labelled pictures")
+    parser.add_argument("data", nargs="?", metavar="PHOTOS", help="folder or table of labelled pictures")
     parser.add_argument(
         "-c", "--config", type=Path, metavar="FILE", help="options from a config.toml; flags override it"
     )
@@ -236,11 +242,12 @@ def _add_evaluate(commands: "Commands") -> None:
         "  graftage evaluate model.safetensors photos-of-next-month/ --against older.safetensors",
     )
     parser.add_argument("model", type=Path, metavar="MODEL", help="a model.safetensors")
-    parser.add_argument("data", type=Path, metavar="PHOTOS", help="class folders, or train/val/test folders of them")
+    parser.add_argument("data", type=Path, metavar="PHOTOS", help=_LABELLED)
     parser.add_argument("-o", "--output", type=Path, metavar="FOLDER", help="write report.html and tables here")
     parser.add_argument("--against", type=Path, metavar="MODEL2", help="compare with this model on the same pictures")
     parser.add_argument("--seed", type=int, default=42, metavar="N", help="of the bootstrap (default: 42)")
     _add_engine_options(parser)
+    add_flags(parser, COLUMNS)
     parser.set_defaults(run=_evaluate)
 
 
@@ -256,6 +263,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
             watcher=terminal,
             workers=arguments.workers or 0,
             seed=arguments.seed,
+            **given_flags(arguments, COLUMNS),
         )
     _say(*found.summary)
     return 0
@@ -276,7 +284,7 @@ def _add_compare(commands: "Commands") -> None:
     parser.add_argument("--data", type=Path, metavar="PHOTOS", help="pictures that both models shall answer for")
     parser.add_argument("-o", "--output", type=Path, metavar="FILE.json", help="write what was found here, too")
     parser.add_argument("--seed", type=int, default=42, metavar="N", help="of the bootstrap (default: 42)")
-    add_flags(parser, ("device", "workers"))
+    add_flags(parser, ("device", "workers", *COLUMNS))
     parser.set_defaults(run=_compare)
 
 
@@ -293,6 +301,7 @@ def _compare(arguments: argparse.Namespace) -> int:
             workers=arguments.workers or 0,
             seed=arguments.seed,
             device=arguments.device or "auto",
+            **given_flags(arguments, COLUMNS),
         )
     _say(*found.summary)
     return 0
@@ -309,7 +318,7 @@ def _add_curve(commands: "Commands") -> None:
         end="examples:\n  graftage curve photos/\n"
         "  graftage curve photos/ --target 0.95 --metric balanced-accuracy -o photos-curve.html",
     )
-    parser.add_argument("data", metavar="PHOTOS", help="folder of labelled pictures")
+    parser.add_argument("data", metavar="PHOTOS", help="folder or table of labelled pictures")
     page = Path("curve.html")
     parser.add_argument("-o", "--output", type=Path, default=page, metavar="PAGE.html", help=f"default: {page}")
     parser.add_argument("--target", type=float, metavar="SCORE", help="how many pictures does it take, such as 0.95")
@@ -328,6 +337,42 @@ def _curve(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _add_rank(commands: "Commands") -> None:
+    parser = _command(
+        commands,
+        "rank",
+        "which pretrained network fits these pictures, at what cost, under which licence",
+        text="Candidates race on the pictures that train would learn from: a cheap head, held out, on ever more of\n"
+        "them, until one stands out; then other input sizes, layers and ways of making the square are tried on the\n"
+        "best. Test pictures are not looked at. A page for the browser, and a json file of the same name.",
+        end="examples:\n  graftage rank photos/\n"
+        "  graftage rank photos/ --candidates auto,timm/resnet50.a1_in1k --budget 5m --max-latency 20ms\n"
+        "  graftage rank photos/ --max-size 50MB --licence commercial --scores -o photos-rank.html",
+    )
+    parser.add_argument("data", metavar="PHOTOS", help="folder of labelled pictures")
+    page = Path("rank.html")
+    parser.add_argument("-o", "--output", type=Path, default=page, metavar="PAGE.html", help=f"default: {page}")
+    parser.add_argument(
+        "--candidates", default="auto", metavar="A,B,C", help="ids; auto is all that is at hand (default: auto)"
+    )
+    parser.add_argument("--max-latency", default="", metavar="TIME", help="for a single picture, such as 20ms")
+    parser.add_argument("--max-size", default="", metavar="SIZE", help="of the weights, such as 50MB")
+    parser.add_argument("--scores", action="store_true", help="also LogME, nearest neighbours and the linear probe")
+    add_flags(parser, RANKED)
+    parser.set_defaults(run=_rank)
+
+
+def _rank(arguments: argparse.Namespace) -> int:
+    from graftage.pipeline import rank
+
+    own = ("candidates", "max_latency", "max_size", "scores", "output")
+    given = {**given_flags(arguments, RANKED), **{name: getattr(arguments, name) for name in own}}
+    with _terminal() as terminal:
+        found = rank(arguments.data, watcher=terminal, **given)
+    _say(*found.summary)
+    return 0
+
+
 def _add_check(commands: "Commands") -> None:
     parser = _command(
         commands,
@@ -339,7 +384,7 @@ def _add_check(commands: "Commands") -> None:
         "Exit status: 0 nothing serious, 3 something that makes results wrong, 2 the folder cannot be checked.",
         end="examples:\n  graftage check photos/\n  graftage check photos/ -o checks/photos --seed 7",
     )
-    parser.add_argument("data", metavar="PHOTOS", help="class folders, or train/val/test folders of them")
+    parser.add_argument("data", metavar="PHOTOS", help=_LABELLED)
     parser.add_argument("-o", "--output", type=Path, metavar="FOLDER", help="default: the next free name under checks/")
     add_flags(parser, CHECKED)
     parser.set_defaults(run=_check)
@@ -364,21 +409,25 @@ def _add_clean(commands: "Commands") -> None:
         text="The column action of problems.csv says what happens to a picture: move takes it aside into\n"
         "PHOTOS-aside/, relabel moves it into the class folder named under suggested label, keep or nothing leaves\n"
         "it. Nothing is deleted. All rows are checked before anything is moved. A journal in PHOTOS-aside/ makes an\n"
-        "interrupted clean safe: give the same command again to go on, or --undo.",
+        "interrupted clean safe: give the same command again to go on, or --undo.\n\n"
+        "Where PHOTOS is a table, no picture is touched: move takes the picture's row out, relabel changes its label.\n"
+        "The table as it was is kept in PHOTOS-aside/.",
         end="examples:\n  graftage clean photos/ checks/photos/problems.csv --dry-run\n"
         "  graftage clean photos/ checks/photos/problems.csv\n  graftage clean photos/ --undo",
     )
-    parser.add_argument("data", type=Path, metavar="PHOTOS", help="the folder that was checked")
+    parser.add_argument("data", type=Path, metavar="PHOTOS", help="the folder or table that was checked")
     parser.add_argument("problems", type=Path, nargs="?", metavar="problems.csv", help="what graftage check left")
     parser.add_argument("--undo", action="store_true", help="take the last clean back")
     parser.add_argument("--dry-run", action="store_true", help="say what would be moved, and move nothing")
+    add_flags(parser, COLUMNS)
     parser.set_defaults(run=_clean)
 
 
 def _clean(arguments: argparse.Namespace) -> int:
     from graftage.pipeline import clean
 
-    done = clean(arguments.data, arguments.problems, undo=arguments.undo, dry_run=arguments.dry_run)
+    given = given_flags(arguments, COLUMNS)
+    done = clean(arguments.data, arguments.problems, undo=arguments.undo, dry_run=arguments.dry_run, **given)
     _say(*done.summary)
     return 0
 
@@ -439,7 +488,7 @@ def _add_augment_preview(commands: "Commands") -> None:
         end="examples:\n  graftage augment-preview photos/\n"
         "  graftage augment-preview photos/ --aa trivial --hflip 0 -o preview.html",
     )
-    parser.add_argument("data", metavar="PHOTOS", help="folder of labelled pictures")
+    parser.add_argument("data", metavar="PHOTOS", help="folder or table of labelled pictures")
     page = Path("augment-preview.html")
     parser.add_argument("-o", "--output", type=Path, default=page, metavar="FILE", help=f"default: {page}")
     parser.add_argument("--count", type=int, default=24, metavar="N", help="about how many pictures (default: 24)")
@@ -460,44 +509,14 @@ def _augment_preview(arguments: argparse.Namespace) -> int:
 
 
 def _add_backbones(commands: "Commands") -> None:
-    parser = _command(
-        commands,
-        "backbones",
-        "which pretrained networks there are",
-        text="The bundled networks, and how any other is named.",
-    )
-    parser.add_argument("search", nargs="?", metavar="TEXT", help="list timm's pretrained models whose name holds TEXT")
-    parser.add_argument("--download", metavar="ID", help="fetch a network of the hub for a machine without network")
-    parser.add_argument("--to", type=Path, metavar="FOLDER", help="with --download: where it goes, such as a USB stick")
-    parser.add_argument("--from", dest="source", type=Path, metavar="FOLDER", help="bring such a folder into the cache")
+    parser = _command(commands, "backbones", zoolist.SUMMARY, text=zoolist.TEXT, end=zoolist.END)
+    zoolist.add_arguments(parser)
     parser.set_defaults(run=_backbones)
 
 
 def _backbones(arguments: argparse.Namespace) -> int:
-    if any(value is not None for value in (arguments.download, arguments.to, arguments.source)):
-        return _carry(arguments)
-    from graftage.features.backbone import BUNDLED, DEFAULT, bundled_path, search_hub
-
-    if arguments.search:
-        found = search_hub(arguments.search)
-        print("\n".join(found) if found else f"timm has no pretrained model whose name holds {arguments.search!r}")
-        return 0
-    print(f"{'id':<30} {'input':>5}  {'parameters':>10}  licence     pretrained on  here")
-    for name, bundled in BUNDLED.items():
-        here = "yes" if (path := bundled_path(bundled)) and path.is_file() else "no: package missing"
-        mark = " (default)" if name == DEFAULT else ""
-        size = f"{bundled.parameters / 1e6:.1f} M"
-        print(f"{name:<30} {bundled.input_size:>5}  {size:>10}  Apache-2.0  ImageNet-1k    {here}{mark}")
-    print("\ntimm/NAME.TAG                  any pretrained timm model, from the hub or its local cache")
-    print("PATH.safetensors, PATH.pth     a local file; --architecture NAME says which timm network it belongs to")
-    return 0
-
-
-def _carry(arguments: argparse.Namespace) -> int:
-    from graftage.carrying import carry
-
     with _terminal() as terminal:
-        lines = carry(download=arguments.download, to=arguments.to, source=arguments.source, watcher=terminal)
+        lines = zoolist.answer(arguments, terminal)
     _say(*lines)
     return 0
 

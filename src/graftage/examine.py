@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from graftage import outcome, versus
 from graftage.data.catalog import Catalog, Entry, printable, scan
 from graftage.data.grouping import groups_of
+from graftage.data.listing import Columns
 from graftage.data.sources import labelled
-from graftage.data.split import exact_groups
+from graftage.data.split import exact_groups, merge_groups
 from graftage.data.twins import find_known, find_twins, signature
 from graftage.errors import DataError, OptionError
 from graftage.features.engine import cores
@@ -44,7 +45,7 @@ class Examined:
         rows: (n,) catalog indices of the pictures answered.
         y: int64 (n,) their classes.
         probabilities: float64 (n, K).
-        groups: int64 (n,) copies of one another are one group.
+        groups: int64 (n,) copies of one another are one group, and what a table says belongs together.
         answers: what the model decided for each picture.
     """
 
@@ -65,11 +66,16 @@ class Examined:
         return Held(name, classes, self.digests, self.y, self.groups, self.probabilities)
 
 
-def look(predictor: Predictor, data: str | Path, journal: Journal, *, workers: int = 0) -> Catalog:
-    """Every file of a folder looked at once, with the limits of a model that is to answer for it."""
+def look(
+    predictor: Predictor, data: str | Path, journal: Journal, *, workers: int = 0, columns: Columns | None = None
+) -> Catalog:
+    """Every file of a folder or table looked at once, with the limits of a model that is to answer for it."""
     with journal.stage("look at every file"):
+        sources = labelled(Path(data), columns)
+        for note in sources.notes:
+            journal.note(note)
         return scan(
-            labelled(Path(data)),
+            sources,
             limits=predictor.limits,
             repair=predictor.repair,
             workers=workers or cores(),
@@ -136,9 +142,9 @@ def _chosen(
     parts = {entry.split for entry in catalog.entries}
     part = next((p for p in ("test", "val") if p in parts), None)
     if part:
-        journal.note(f"measured on the {part} folder alone")
+        journal.note(f"measured on the {part} {catalog.part} alone")
         for i in [i for i in catalog.usable if catalog.entries[i].split != part]:
-            catalog = catalog.reject(i, f"not in the {part} folder")
+            catalog = catalog.reject(i, f"not in the {part} {catalog.part}")
     rows = catalog.usable
     known = frozenset().union(*(outcome.known_digests(learner) for learner in learners))
     seen = {i: TRAINED_ON for i in rows if outcome.short(catalog.entries[i].digest) in known}
@@ -190,7 +196,8 @@ def _copies(
         pixels, thumbnails = digests_of(looks), thumbnails_of(looks)
         changed = {i: replace(catalog.entries[i], pixels=p) for i, p in zip(place, pixels, strict=True)}
         twins = find_twins(thumbnails, exact_groups([outcome.short(p) for p in pixels]), colours=colours_of(looks))
-        groups = zip(place, twins.groups, strict=True)
+        told = np.array([changed[i].group for i in place], dtype=np.int64)  # by a table
+        groups = zip(place, merge_groups(twins.groups, told), strict=True)
         catalog = catalog.with_entries({i: replace(changed[i], group=int(group)) for i, group in groups})
         return catalog, _known_copies(place, pixels, thumbnails, learners)
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from graftage import outcome, story
 from graftage.data.catalog import Catalog
 from graftage.data.decode import decode
+from graftage.data.listing import table_of
 from graftage.data.sources import read, unlabelled
 from graftage.errors import OptionError, PictureError, StoreError
 from graftage.progress import Journal
@@ -92,17 +93,23 @@ def explained(
 def training_folder(predictor: Predictor, photos: str | Path | None) -> Path | None:
     """The folder given, else the one that the run beside the model file learnt from, if it is still there."""
     if photos is not None:
-        if not Path(photos).is_dir():
+        if not _folder(Path(photos)).is_dir():
             raise OptionError(f"{photos} is no folder; name the one that the model learnt from with --photos")
-        return Path(photos)
+        return _folder(Path(photos))
     config = Path(predictor.source).parent / outcome.CONFIG
     if not predictor.source or not config.is_file():
         return None
     try:
-        folder = Path(str(read_config(config).get("data", "")))
+        folder = _folder(Path(str(read_config(config).get("data", ""))))
     except OptionError:
         return None
     return folder if folder.is_dir() and str(folder) != "." else None
+
+
+def _folder(data: Path) -> Path:
+    """The folder that names of pictures are relative to: that of a table is the one that it lies in."""
+    table = table_of(data)
+    return data if table is None else table.parent
 
 
 def page(predictor: Predictor, found: Sequence[Explanation], folder: Path | None) -> ExplainedPage:

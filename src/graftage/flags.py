@@ -5,17 +5,25 @@ from collections.abc import Iterable
 from dataclasses import fields
 from typing import Any, get_type_hints
 
-from graftage.settings import FITS, RECIPES, Settings, plain_type
+from graftage.features.zoo import GATES
+from graftage.settings import COLUMNS, FITS, RECIPES, Settings, plain_type
 
 ALL = tuple(field.name for field in fields(Settings) if field.name != "data")
 _HELP = {
     "output": ("-o", "RUN", "folder that the run leaves (default: the next free name under runs/)"),
-    "backbone": ("", "ID", "pretrained network (default: bundled/efficientnet_lite0); see graftage backbones"),
+    "backbone": ("", "ID", "pretrained network, or auto (default: bundled/efficientnet_lite0); see graftage backbones"),
+    "img_size": ("", "PIXELS", "side of the squares that the network sees (default: that of its pretraining)"),
+    "layers": ("", "N", "feature vectors taken from the network: 1, or 2 to 4 with earlier maps beside (default 1)"),
     "architecture": ("", "NAME", "timm name of the network, for a weights file whose own name does not tell it"),
+    "licence": ("", "GATE", f"refuse weights that may not be used so: {' or '.join(GATES[1:])} (default: none)"),
     "fit": ("", "HOW", f"how a picture is made square: {', '.join(FITS)} (default: auto, by cross-validation)"),
     "test": ("", "SHARE", "auto, none (cross-validation on all), or a share to lock away such as 0.2 (default: auto)"),
     "folds": ("", "KxR", "folds that choose the head, such as 5 or 5x4 (default: auto)"),
     "group_by": ("", "PATTERN", "regular expression on paths; pictures whose first group is the same stay together"),
+    "path_col": ("", "NAME", "of a table: column of the pictures' files (default: file_name or another usual name)"),
+    "label_col": ("", "NAME", "of a table: column of the labels (default: label, class, target or category)"),
+    "group_col": ("", "NAME", "of a table: column of what stays together, or none (default: group, patient_id, …)"),
+    "split_col": ("", "NAME", "of a table: column of train, val and test, or none (default: split, set or subset)"),
     "seed": ("", "N", "of everything random (default: 42)"),
     "device": ("", "WHERE", "auto, cpu or cuda (default: auto)"),
     "precision": ("", "KIND", "auto, float32 or bfloat16, of the frozen network (default: auto)"),
@@ -67,12 +75,29 @@ _HELP = {
 }
 
 # what of `_HELP` decides what the network sees
-PREVIEWED = ("backbone", "architecture", "fit", "aa", "crop_scale", "hflip", "vflip", "reprob", "seed", "repair")
-
+_NETWORK = ("backbone", "architecture", "img_size")
+PREVIEWED = (*_NETWORK, "fit", "aa", "crop_scale", "hflip", "vflip", "reprob", "seed", "repair", *COLUMNS)
 # what of `_HELP` the learning curve listens to
-CURVED = ("backbone", "architecture", "fit", "seed", "device", "precision", "workers", "repair")
+CURVED = (*_NETWORK, "layers", "licence", "fit", "seed", "device", "precision", "workers", "repair", *COLUMNS)
+# what of `_HELP` a ranking listens to
+RANKED = (
+    *(
+        "budget",
+        "architecture",
+        "licence",
+        "fit",
+        "test",
+        "group_by",
+        "seed",
+        "device",
+        "precision",
+        "workers",
+        "repair",
+    ),
+    *COLUMNS,
+)
 # what of `_HELP` decides what a check sees
-CHECKED = ("backbone", "architecture", "seed", "device", "precision", "workers", "repair")
+CHECKED = (*_NETWORK, "layers", "licence", "seed", "device", "precision", "workers", "repair", *COLUMNS)
 
 
 def add_flags(parser: argparse.ArgumentParser, names: Iterable[str]) -> None:

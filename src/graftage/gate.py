@@ -1,6 +1,7 @@
 """The leak gate: finds what belongs together before anything is split, and says what a split in spite of it would hide.
 
-Pictures equal in every pixel, near-copies and the user's own groups become one number in the catalog; folds and test
+Pictures equal in every pixel, near-copies and the user's own groups, by a table's column, by --group-by or by both,
+become one number in the catalog; folds and test
 sets keep to it. What names, times and looks only let suspect is measured: the same head, held out with and without it.
 """
 
@@ -72,7 +73,7 @@ def close(
     """Enters into the catalog what belongs together.
 
     Args:
-        catalog: after decoding.
+        catalog: after decoding, with the groups that a table tells.
         rows: (n,) its usable entries.
         X: float32 (n, D) their features.
         looks: uint8 (n, W), see `features.looks`.
@@ -88,7 +89,8 @@ def close(
     files = exact_groups([catalog.entries[i].digest for i in rows])
     exact = merge_groups(files, exact_groups(pixels))
     twins = known_twins(thumbnails, exact, X=X, y=catalog.labels()[rows], colours=colours_of(looks))
-    notes, groups = _doubts(twins), twins.groups
+    told = np.array([catalog.entries[i].group for i in rows], dtype=np.int64)
+    notes, groups = _doubts(twins), merge_groups(twins.groups, told)
     if pattern is not None:
         own, missed = by_pattern([catalog.entries[i].id for i in rows], pattern)
         groups = merge_groups(groups, own)

@@ -18,6 +18,8 @@ from graftage.features.engine import Forward, choose_device, cores, open_forward
 from graftage.features.extract import Extracted, Seen, extract
 from graftage.features.prepare import prepare_elsewhere
 from graftage.features.preprocess import FITS, Fit, Preprocess
+from graftage.features.variants import parse, varied
+from graftage.features.zoo import require_licence
 from graftage.gate import Gate
 from graftage.progress import Journal
 from graftage.settings import Settings
@@ -41,8 +43,11 @@ def limits_of(settings: Settings) -> Limits:
 def look_at_files(settings: Settings, journal: Journal, *, learnable: bool = True) -> Catalog:
     """Every file looked at once. Raises DataError if nothing can be learnt, where that is wanted, before any work."""
     with journal.stage("look at every file"):
+        sources = labelled(Path(settings.data), settings.columns())
+        for note in sources.notes:
+            journal.note(note)
         catalog = scan(
-            labelled(Path(settings.data)),
+            sources,
             limits=limits_of(settings),
             workers=worker_count(settings),
             repair=settings.repair,
@@ -53,10 +58,24 @@ def look_at_files(settings: Settings, journal: Journal, *, learnable: bool = Tru
     return catalog
 
 
+def network_of(settings: Settings) -> Backbone:
+    """The pretrained network that a run asks for, at the size and with the layers that it asks for.
+
+    Raises:
+        BackboneError: it cannot be had, or `settings.licence` does not let its weights pass.
+    """
+    spec = varied(settings.backbone, size=settings.img_size, layers=settings.layers)
+    for one in parse(spec).ids:
+        require_licence(one, None, settings.licence)  # before anything is fetched
+    backbone = find(spec, architecture=settings.architecture or None)
+    require_licence(spec, backbone.info.licence, settings.licence)
+    return backbone
+
+
 def open_network(settings: Settings, catalog: Catalog, rows: Ints, journal: Journal) -> tuple[Backbone, Forward]:
     """The pretrained network and its engine, checked on the first of the entries `rows`."""
     with journal.stage("prepare the network"):
-        backbone = find(settings.backbone, architecture=settings.architecture or None)
+        backbone = network_of(settings)
         sample = partial(_first_squares, catalog, rows, backbone.preprocess, settings)
         device = choose_device(settings.device)
         if device == "cpu":

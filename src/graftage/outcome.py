@@ -19,6 +19,7 @@ from graftage.card import card
 from graftage.data.catalog import Catalog, write_csv, write_ledger
 from graftage.data.checks import problems, write_problems
 from graftage.data.grouping import copies_of, groups_of
+from graftage.data.listing import title_of
 from graftage.data.twins import COPY, level_known
 from graftage.errors import OptionError, StoreError
 from graftage.gate import Gate
@@ -26,7 +27,7 @@ from graftage.measure.scores import Scores, to_json
 from graftage.progress import Journal
 from graftage.report.page import Baseline, render
 from graftage.serve.bundle import Bundle, save
-from graftage.settings import Settings
+from graftage.settings import COLUMNS, Settings
 from graftage.story import Ints, Leak, Measured, Outcome
 from graftage.versus import Compared
 
@@ -35,6 +36,8 @@ LEDGER, PROBLEMS, CONFIG, LOG = "ledger.csv", "problems.csv", "config.toml", "lo
 COMPARISON = "comparison.json"
 FILES = frozenset({MODEL, REPORT, METRICS, PREDICTIONS, LEDGER, PROBLEMS, CONFIG, LOG})
 
+# settings that say where pictures, labels and results lie and how many threads ran: nothing of the model
+_WHERE = frozenset({"data", *COLUMNS, "output", "workers", "overwrite", "resume", "track"})
 _SIGNED = 10_000  # pictures whose thumbnails the model file keeps: 1 kB each
 _SHORT = 16  # hex digits of a picture's SHA-256 that the model file keeps, to know the pictures it was trained on
 
@@ -66,7 +69,7 @@ def run_folder(settings: Settings) -> Iterator[tuple[Path, Path]]:
         OptionError: the folder exists and is not to be replaced, or lies among the pictures.
         StoreError: it cannot be written.
     """
-    final = Path(settings.output) if settings.output else _free(Path("runs"), Path(settings.data).resolve().name)
+    final = Path(settings.output) if settings.output else _free(Path("runs"), title_of(settings.data))
     if world.rank():  # only process 0 leaves a run
         with tempfile.TemporaryDirectory() as nowhere:
             yield Path(nowhere), final
@@ -350,11 +353,7 @@ def known_digests(bundle: Bundle) -> frozenset[str]:
 
 def portable(settings: Settings) -> dict[str, object]:
     """Settings for the model file: without where things lay and how many threads ran."""
-    return {
-        name: value
-        for name, value in vars(settings).items()
-        if name not in ("data", "output", "workers", "overwrite", "resume", "track") and value is not None
-    }
+    return {name: value for name, value in vars(settings).items() if name not in _WHERE and value is not None}
 
 
 def versions() -> dict[str, str]:
@@ -370,9 +369,10 @@ def _with_groups(outcome: Outcome) -> Catalog:
     held = set(measured.rows.tolist()) if measured.apart and not own else set()
     return catalog.with_entries(
         {
-            e.index: replace(e, group=int(groups[e.index]), split=_part(e.split, e.index in held, bool(held)))
+            e.index: replace(e, group=-1)
+            if e.status == "rejected"
+            else replace(e, group=int(groups[e.index]), split=_part(e.split, e.index in held, bool(held)))
             for e in catalog.entries
-            if e.status != "rejected"
         }
     )
 

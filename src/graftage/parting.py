@@ -28,7 +28,7 @@ class Partition:
 
 
 def partition(catalog: Catalog, settings: Settings) -> Partition:
-    """The user's own test folder if there is one, else a locked share or cross-validation by `defaults.plan`.
+    """The user's own test folder or split if there is one, else a locked share or cross-validation by `defaults.plan`.
 
     Nothing here ever chooses by a validation folder, so where there is no test folder it serves as the test set; where
     there is one, validation pictures are learnt from.
@@ -59,12 +59,12 @@ def _own_test(catalog: Catalog, settings: Settings) -> tuple[str, str]:
     given = {entry.split for entry in catalog.entries}
     if "test" in given and settings.test != "auto":
         raise OptionError(
-            f"{catalog.root} has a test folder, which is never learnt from, so test = {settings.test!r} cannot be "
-            "obeyed: leave it out, or give the train folder alone"
+            f"{catalog.root} has a test {catalog.part}, which is never learnt from, so test = {settings.test!r} cannot "
+            f"be obeyed: leave it out, or give the train {catalog.part} alone"
         )
     if settings.test != "auto":
         return "", ""
-    kinds = {"test": "test folder", "val": "validation folder"}
+    kinds = {"test": f"test {catalog.part}", "val": f"validation {catalog.part}"}
     return next(((part, kind) for part, kind in kinds.items() if part in given), ("", ""))
 
 
@@ -81,7 +81,7 @@ def _require_clean(clean: Ints, test: Ints, catalog: Catalog) -> Ints:
             f"{catalog.root}: each of the {len(test):,} pictures to test on is also learnt from, as a copy or as one "
             "of the same group, such as "
             f"{catalog.entries[test[0]].id}: nothing is left to measure on. Take other test pictures, or give only the "
-            "train folder"
+            f"train {catalog.part}"
         )
     return clean
 

@@ -26,6 +26,8 @@ from graftage import (
     outcome,
     parting,
     preview,
+    ranking,
+    rankstory,
     steps,
     versus,
     world,
@@ -35,17 +37,21 @@ from graftage.cleaning import Cleaned
 from graftage.data.catalog import require_learnable, scan
 from graftage.data.checks import by_severity, problems
 from graftage.data.grouping import groups_of
+from graftage.data.listing import Columns, title_of
 from graftage.data.sources import Source, Sources, labelled, natural_key
+from graftage.entrants import Bounds
 from graftage.errors import DataError, OptionError
+from graftage.features.backbone import DEFAULT
 from graftage.features.engine import choose_device
 from graftage.growth import Curved
 from graftage.learn import defaults
 from graftage.measure.scores import Scores, score, to_json
 from graftage.outcome import Evaluated
 from graftage.progress import Journal, Silent, Watcher
+from graftage.rankstory import Ranked
 from graftage.serve import predict
 from graftage.serve.predict import Explanation, Predictor
-from graftage.settings import Settings
+from graftage.settings import COLUMNS, Settings
 from graftage.states import States, folder_of
 from graftage.story import Measured, Outcome
 from graftage.versus import Compared
@@ -88,10 +94,10 @@ Contender = str | Path | Run | Predictor  # a run, or a model: what can be compa
 
 
 def train(data: str | Path | Settings, *, watcher: Watcher | None = None, **options: object) -> Run:
-    """A folder of labelled pictures becomes a classifier, its scores and a report.
+    """A folder or table of labelled pictures becomes a classifier, its scores and a report.
 
     Args:
-        data: the folder, or complete settings.
+        data: the folder or table, or complete settings.
         watcher: told how it goes on.
         options: fields of `Settings`, such as `output="runs/birds"`, `backbone="timm/resnet50.a1_in1k"`, `seed=1`.
 
@@ -108,13 +114,16 @@ def train(data: str | Path | Settings, *, watcher: Watcher | None = None, **opti
         with world.first_alone():
             catalog = looking.look_at_files(settings, journal)
             early = parting.partition(catalog, settings)  # what cannot be split is told before the work
-            backbone, forward = looking.open_network(settings, catalog, early.train, journal)
-            looked = looking.Looked(settings, backbone, forward, journal)
+            first = steps.first_network(settings)
+            backbone, forward = looking.open_network(first, catalog, early.train, journal)
+            looked = looking.Looked(first, backbone, forward, journal)
             catalog, closed = looked.gate(catalog)
             split = parting.partition(catalog, settings)
             suspected = steps.suspect(catalog, closed, split, settings.seed, journal)
             closed = closed.without_features()
+            looked, rivals = steps.choose_backbone(looked, catalog, split, settings)
             catalog, fit, others = steps.choose_fit(looked, catalog, split)
+            others = steps.together(rivals, others)
             catalog, table = steps.tabulate(looked, catalog, split, fit)
         learnt = steps.learn(table, fit, split, settings.seed, journal)
         adapted, tested = steps.adapt(looked, catalog, table, learnt, final, started)
@@ -167,29 +176,32 @@ def evaluate(
     watcher: Watcher | None = None,
     workers: int = 0,
     seed: int = 42,
+    **columns: str,
 ) -> Evaluated:
     """Scores of a model on another labelled folder; pictures it was trained on are left out and counted.
 
     Args:
         model: a model file, or a loaded model.
-        data: class folders, or train/val/test folders of which the test (else val) part is taken.
+        data: class folders, train/val/test folders of which the test (else val) part is taken, or a table likewise.
         output: folder for metrics.json, predictions.csv, ledger.csv and report.html; None writes nothing.
         against: another model to compare with, on those pictures that neither was trained on.
         watcher: told how it goes on.
         workers: threads; 0 means two more than there are cores.
         seed: of the bootstrap.
+        columns: of a table: path_col, label_col, group_col and split_col, as of `Settings`.
 
     Raises:
         GraftageError: something that the user can mend.
     """
     Settings(str(data), seed=seed, workers=workers)  # refuses what is out of range
+    chosen = _columns(columns)
     folder = outcome.evaluation_folder(output)
     predictor, rival = examine.opened(_plain(model)), None if against is None else examine.opened(_plain(against))
     names = [examine.name_of(_plain(each)) for each in (model, against) if each is not None]
     if rival is not None:  # told before the work
         versus.require_same_classes((names[0], predictor.classes), (names[1], rival.classes))
     journal = Journal(watcher or Silent())
-    found = examine.look(predictor, data, journal, workers=workers)
+    found = examine.look(predictor, data, journal, workers=workers, columns=chosen)
     seen = examine.examine(found, predictor, journal, workers=workers)
     y, p, groups = seen.y, seen.probabilities, seen.groups
     scores = score(p, y, classes=predictor.classes, groups=groups, rng=np.random.default_rng(seed))
@@ -216,6 +228,7 @@ def compare(
     workers: int = 0,
     seed: int = 42,
     device: str = "auto",
+    **columns: str,
 ) -> Compared:
     """Two runs or models on the same held-out pictures, picture by picture.
 
@@ -225,17 +238,19 @@ def compare(
     Args:
         a: the folder of a run, a model file, or what `train` or `load` gave.
         b: likewise.
-        data: class folders, or train/val/test folders of which the test (else val) part is taken.
+        data: class folders, train/val/test folders of which the test (else val) part is taken, or a table likewise.
         output: a .json file for what was found; None writes nothing.
         watcher: told how it goes on.
         workers: threads; 0 means two more than there are cores.
         seed: of the bootstrap.
         device: "auto", "cpu" or "cuda", for models that are yet to be loaded.
+        columns: of a table: path_col, label_col, group_col and split_col, as of `Settings`.
 
     Raises:
         GraftageError: something that the user can mend.
     """
     Settings(str(data or "."), seed=seed, workers=workers)  # refuses what is out of range
+    chosen = _columns(columns)
     target = outcome.comparison_file(output)
     places = _plain(a), _plain(b)
     journal = Journal(watcher or Silent())
@@ -243,7 +258,7 @@ def compare(
         pair = examine.left_by(places[0]), examine.left_by(places[1])
     else:
         one, two = (examine.opened(place, device=device) for place in places)
-        found = examine.look(one, data, journal, workers=workers)
+        found = examine.look(one, data, journal, workers=workers, columns=chosen)
         names = examine.name_of(places[0]), examine.name_of(places[1])
         pair = examine.against((names[0], one), (names[1], two), found, journal, workers=workers)
     compared = versus.compare(*pair, seed=seed, notes=journal.notes)
@@ -258,10 +273,11 @@ def check(
     """Everything that looks wrong with a folder of labelled pictures, worst first.
 
     Args:
-        data: class folders, or train/val/test folders of them.
+        data: class folders, train/val/test folders of them, or a table.
         output: folder for report.html, problems.csv and check.json; None writes nothing.
         watcher: told how it goes on.
-        options: fields of `Settings`: backbone, architecture, device, precision, seed, workers, repair.
+        options: fields of `Settings`: backbone, architecture, device, precision, seed, workers, repair, and
+            the columns of a table.
 
     Raises:
         GraftageError: something that the user can mend.
@@ -284,15 +300,21 @@ def check(
 
 
 def clean(
-    data: str | Path, problems: str | Path | None = None, *, undo: bool = False, dry_run: bool = False
+    data: str | Path,
+    problems: str | Path | None = None,
+    *,
+    undo: bool = False,
+    dry_run: bool = False,
+    **columns: str,
 ) -> Cleaned:
     """Carries out the column "action" of a problems.csv, or takes the last such clean back. Never deletes.
 
     Args:
-        data: the folder that was checked.
+        data: the folder or table that was checked.
         problems: its problems.csv, with the actions that the user has left or written.
         undo: take the last clean back instead; then without `problems`.
         dry_run: check and tell, move nothing.
+        columns: of a table: path_col, label_col, group_col and split_col, as of `Settings`.
 
     Raises:
         GraftageError: something that the user can mend; the message says whether anything was moved.
@@ -301,7 +323,7 @@ def clean(
         raise OptionError("clean needs either a problems.csv to carry out, or undo, and not both")
     if problems is None:
         return cleaning.undo(Path(data), dry=dry_run)
-    return cleaning.clean(Path(data), Path(problems), dry=dry_run)
+    return cleaning.clean(Path(data), Path(problems), columns=_columns(columns), dry=dry_run)
 
 
 def _plain(contender: Contender) -> Path | Predictor:
@@ -446,7 +468,7 @@ def augment_preview(
     """A page that shows a few pictures as the network sees them in training: the plain square and augmented views.
 
     Args:
-        data: folder of labelled pictures.
+        data: folder or table of labelled pictures.
         output: the page; a file that is there is replaced.
         count: about how many pictures, 1 to `preview.LARGEST`.
         watcher: told how it goes on.
@@ -461,7 +483,7 @@ def augment_preview(
     with journal.stage("choose pictures and augment them"):
         preprocess, augment = preview.preprocess_of(settings), preview.augment_of(settings)
         show = preview.shower(preprocess, augment, settings)
-        shown = preview.choose(labelled(Path(data)), show, count=count, seed=settings.seed)
+        shown = preview.choose(labelled(Path(settings.data), settings.columns()), show, count=count, seed=settings.seed)
     for note in shown.notes:
         journal.note(note)
     preview.write(preview.page(shown, preprocess, augment, settings), path)
@@ -481,7 +503,7 @@ def curve(
     Pictures in the user's own test folder (else val folder) are left alone; all others are used.
 
     Args:
-        data: folder of labelled pictures.
+        data: folder or table of labelled pictures.
         target: a score wanted, above 0 and below 1: how many pictures does it take?
         output: the page; a json file of the same name is written beside it. Files that are there are replaced.
         watcher: told how it goes on.
@@ -513,10 +535,71 @@ def curve(
     )
     notes = tuple(journal.notes)
     curved = Curved(found, table.classes, path, growth.summary(found, table.classes, path), notes)
-    title = Path(settings.data).resolve().name
+    title = title_of(settings.data)
     page = growth.page(found, table.classes, title=title, backbone=settings.backbone, fit=fit, notes=notes)
     growth.write(page, {**growth.curve_json(found, table.classes), "notes": notes}, path)
     return curved
+
+
+def rank(
+    data: str | Path,
+    *,
+    candidates: str = "auto",
+    max_latency: str = "",
+    max_size: str = "",
+    scores: bool = False,
+    output: str | Path = "rank.html",
+    watcher: Watcher | None = None,
+    **options: object,
+) -> Ranked:
+    """Which pretrained network fits these pictures, at what cost, under which licence.
+
+    Networks race on the pictures that `train` with the same seed would learn from; those it would test on are not
+    looked at by any of them.
+
+    Args:
+        data: folder of labelled pictures.
+        candidates: ids joined by commas, or "auto": all that can be had here without a network connection.
+        max_latency: longest time for a single picture, such as "20ms", decoding excluded; "" allows any.
+        max_size: most weights, such as "50MB"; "" allows any.
+        scores: also LogME, nearest neighbours and the linear probe, for comparison.
+        output: the page; a json file of the same name is written beside it. Files that are there are replaced.
+        watcher: told how it goes on.
+        options: fields of `Settings`: budget, architecture, licence, fit, test, group_by, seed, device, precision,
+            workers, repair.
+
+    Returns:
+        `ranked.best`, the id for `backbone`, and the whole table.
+
+    Raises:
+        GraftageError: something that the user can mend.
+    """
+    started = time.monotonic()
+    settings, path = _settings(data, {**options, "backbone": DEFAULT}), rankstory.page_file(output, data)
+    bounds = Bounds.of(max_latency, max_size)
+    journal = Journal(watcher or Silent())
+    catalog = looking.look_at_files(settings, journal)
+    early = parting.partition(catalog, settings)
+    catalog = ranking.closed(settings, catalog, early, journal)
+    split = parting.partition(catalog, settings)
+    course = ranking.open_course(settings, catalog, split, journal, bounds=bounds, started=started)
+    found = ranking.rank(course, candidates, scores=scores)
+    n, notes = len(split.train), tuple(journal.notes)
+    rows = rankstory.table(found, rankstory.accuracies(found, seed=settings.seed), n)
+    said = rankstory.recommendation(rows)
+    title = title_of(Path(settings.data))
+    page = rankstory.page(rows, said, found, title=title, n=n, notes=notes)
+    record = {"pictures": n, "rounds": found.raced.rounds, "recommendation": said, "networks": rows, "notes": notes}
+    rankstory.write(page, record, path)
+    lines = rankstory.summary(rows, said, n, path)
+    return Ranked(found.chosen.spec, found.chosen.fit, rows, said, path, lines, notes)
+
+
+def _columns(given: Mapping[str, str]) -> Columns:
+    """Columns of a table, by the names of their settings. Raises OptionError for any other name."""
+    if unknown := [name for name in given if name not in COLUMNS]:
+        raise OptionError(f"unknown options {', '.join(unknown)}; columns of a table are {', '.join(COLUMNS)}")
+    return Settings.from_mapping({"data": ".", **given}, source="columns").columns()
 
 
 def _settings(data: str | Path | Settings, options: Mapping[str, object]) -> Settings:

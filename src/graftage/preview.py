@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from graftage.data.decode import Limits, decode
+from graftage.data.listing import title_of
 from graftage.data.sources import Source, Sources, read
 from graftage.errors import DataError, OptionError, PictureError, StoreError
-from graftage.features.backbone import find
 from graftage.features.preprocess import FITS, Fit, Preprocess
 from graftage.learn.augment import KINDS, Augment, augmented
+from graftage.looking import network_of
 from graftage.report.preview import Preview, Strip, render
 from graftage.settings import Settings
 
@@ -43,7 +44,7 @@ _FITS = {
 def preprocess_of(settings: Settings) -> Preprocess:
     """The plain square of the network asked for; squashed where training would choose the fit."""
     fit: Fit = next((fit for fit in FITS if fit == settings.fit), "squash")
-    return find(settings.backbone, architecture=settings.architecture or None).preprocess.with_fit(fit)
+    return network_of(settings).preprocess.with_fit(fit)
 
 
 def augment_of(settings: Settings) -> Augment:
@@ -164,7 +165,7 @@ def _data_uri(square: NDArray[np.uint8]) -> str:
 def page(shown: Shown, preprocess: Preprocess, augment: Augment, settings: Settings) -> Preview:
     """What the page says."""
     return Preview(
-        title=Path(settings.data).resolve().name,
+        title=title_of(settings.data),
         verdict=f"{shown.said}, each plain and in {VIEWS} random views.",
         options=options_in_use(preprocess, augment, settings),
         strips=shown.strips,

@@ -83,9 +83,9 @@ def prepare(ground: Ground, name: str) -> Ready:
     info, size = ground.backbone.info, ground.backbone.preprocess.size
     if name == "classic":
         return _classic(ground)
-    start = random_weights(info.architecture, seed=ground.settings.seed) if name == "scratch" else None
+    start = random_weights(info.architecture, seed=ground.settings.seed, size=size) if name == "scratch" else None
     weights = read_weights(ground.backbone) if start is None else start
-    module = build(info.architecture, weights)
+    module = build(info.architecture, weights, size=size)
     family = family_of(module, info.architecture)
     balanced = ground.settings.metric != "accuracy"
     recipe = overridden(defaults.recipe(name, family=family, n=len(ground.y), balanced=balanced), ground.settings)
@@ -93,7 +93,7 @@ def prepare(ground: Ground, name: str) -> Ready:
         return replace(_tail(ground, recipe, module, weights), family=family)
 
     def body() -> "nn.Module":
-        own = build(info.architecture, weights)
+        own = build(info.architecture, weights, size=size)
         _set_drop_path(own, recipe.drop_path)
         return Normalised(own.requires_grad_(True), *ground.backbone.preprocess.scale_and_shift())
 
@@ -127,7 +127,7 @@ def _tail(ground: Ground, recipe: Recipe, module: "nn.Module", weights: Weights)
         before = tuple(f"body.{prefix}" for prefix in units_before(module, size, cut))
 
         def whole() -> "nn.Module":
-            own = build(info.architecture, weights)
+            own = build(info.architecture, weights, size=size)
             return Normalised(own.requires_grad_(True), *ground.backbone.preprocess.scale_and_shift())
 
         return Ready(replace(recipe, views=0), ground.backbone, weights, whole, stages, before, None, None)
@@ -135,7 +135,7 @@ def _tail(ground: Ground, recipe: Recipe, module: "nn.Module", weights: Weights)
     forward = open_forward(ground.backbone, ground.backbone.preprocess, device=device, precision="float32", cut=cut)
 
     def tail() -> "nn.Module":
-        return after_cut(build(info.architecture, weights), cut)
+        return after_cut(build(info.architecture, weights, size=size), cut)
 
     return Ready(recipe, ground.backbone, weights, tail, stages, (), cut, forward)
 

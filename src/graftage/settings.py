@@ -9,14 +9,18 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Self, get_args, get_type_hints
 
+from graftage.data.listing import Columns
 from graftage.errors import OptionError
+from graftage.features.zoo import GATES
 
 FITS = ("auto", "crop", "squash", "pad")
 RECIPES = ("auto", "linear", "classic", "tail", "full", "lora", "norm", "scratch")
+COLUMNS = ("path_col", "label_col", "group_col", "split_col")  # settings that say how a table is read
 METRICS = ("accuracy", "balanced_accuracy", "macro_f1")
 
 # What each choice may be; "" leaves it to graftage.
 _CHOICES = {
+    "licence": GATES,
     "fit": FITS,
     "recipe": RECIPES,
     "metric": METRICS,
@@ -29,6 +33,8 @@ _CHOICES = {
 INFINITE = float("inf")
 # Least and largest value of every number, both allowed; None, where a field may be None, leaves it to graftage.
 RANGES = {
+    "img_size": (32, 1024),
+    "layers": (1, 4),
     "seed": (0, INFINITE),
     "workers": (0, INFINITE),
     "max_bytes": (1, INFINITE),
@@ -66,15 +72,23 @@ class Settings:
     """What a training run is asked to do. Every field is a flag of `graftage train` and a line of `config.toml`.
 
     Attributes:
-        data: folder of class folders, or of train/val/test folders of class folders.
+        data: folder of class folders, or of train/val/test folders of class folders; or a table (.csv, .tsv, .jsonl,
+            .parquet), or a folder with a metadata.csv.
         output: folder that the run leaves; "" takes the next free name under runs/.
-        backbone: id of the pretrained network, see `graftage backbones`.
+        backbone: id of the pretrained network, see `graftage backbones`; or "auto", which ranks what is at hand first.
         architecture: timm name, for a weights file whose own name does not tell it.
+        img_size: side of the squares that the network sees, pixels; None takes that of its pretraining.
+        layers: feature vectors taken from the network: 1, its own, or with N − 1 earlier maps' means beside it.
+        licence: "", or what the licence of the network's weights must allow: "commercial" use in a product;
+            "commercial-or-unknown" lets also pass what is not known, for someone who has read its terms.
         fit: "auto", or how every picture is made square: "crop", "squash" or "pad".
         test: "auto", "none" for cross-validation on all, or the share to lock away, above 0 and below 1.
         folds: "auto", or K or KxR: stratified K-fold, repeated R times.
         group_by: regular expression searched for in the pictures' paths below `data`; what its first group (or, without
             one, the whole match) says is the group, and a group is never on both sides of a split. "" groups nothing.
+        path_col, label_col, group_col, split_col: columns of a table, "" takes one of a usual name such as "file_name",
+            "label", "patient_id" and "split"; "none" no group or split. A group of the column is kept together as one
+            of `group_by` is; given both, what either says belongs together does.
         seed: of everything random.
         device: "auto", "cpu" or "cuda".
         precision: "auto", "float32" or "bfloat16", of the frozen network.
@@ -100,10 +114,17 @@ class Settings:
     output: str = ""
     backbone: str = "bundled/efficientnet_lite0"
     architecture: str = ""
+    img_size: int | None = None
+    layers: int = 1
+    licence: str = ""
     fit: str = "auto"
     test: str = "auto"
     folds: str = "auto"
     group_by: str = ""
+    path_col: str = ""
+    label_col: str = ""
+    group_col: str = ""
+    split_col: str = ""
     seed: int = 42
     device: str = "auto"
     precision: str = "auto"
@@ -213,6 +234,10 @@ class Settings:
             raise OptionError(
                 f"group_by must be a regular expression such as '(patient[0-9]+)_', got {self.group_by!r} ({error})"
             ) from error
+
+    def columns(self) -> Columns:
+        """The columns of a table, as asked for."""
+        return Columns(self.path_col, self.label_col, self.group_col, self.split_col)
 
     def to_toml(self) -> str:
         """The text of `config.toml`; `from_toml` reads it back to the same settings."""

@@ -1,5 +1,7 @@
 """The steps of a training run, one function each, in the order in which `pipeline` calls them."""
 
+import math
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -7,11 +9,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from graftage import gate, openings, outcome, story, tuning, world
+from graftage import entrants, gate, looking, openings, outcome, ranking, story, tuning, world
 from graftage.data.catalog import Catalog, Entry, require_learnable
 from graftage.data.grouping import groups_of
 from graftage.data.split import locked_test
-from graftage.errors import DataError
+from graftage.errors import DataError, OptionError
+from graftage.features.backbone import DEFAULT
 from graftage.features.engine import Forward, choose_device, open_forward, prepared_weights
 from graftage.features.preprocess import Fit
 from graftage.gate import Gate, Suspected
@@ -31,6 +34,7 @@ from graftage.progress import Journal
 from graftage.serve.bundle import Bundle
 from graftage.serve.neighbours import LIMIT as NEIGHBOURS
 from graftage.serve.neighbours import Neighbours, balanced, remember
+from graftage.settings import Settings
 from graftage.states import States, folder_of
 from graftage.story import Leak, Measured
 from graftage.tuning import Adapted, Tuned
@@ -44,10 +48,65 @@ _TUNED_NEIGHBOURS = 1000  # pictures that the tuned network is run on once more,
 
 @dataclass(frozen=True, eq=False)
 class Others:
-    """Trials with the ways of making the square that were not taken, on the pictures of `rows`."""
+    """Trials with networks, or ways of making the square, that were not taken, on the pictures of `rows`."""
 
     rows: Ints
     trials: tuple[Trial, ...]
+
+
+def first_network(settings: Settings) -> Settings:
+    """The settings with which pictures are looked at first: by the default network, where another is yet to be chosen.
+
+    Raises:
+        OptionError: a size or layers are asked for beside `--backbone auto`, which chooses them itself.
+    """
+    if settings.backbone != entrants.AUTO:
+        return settings
+    if settings.img_size is not None or settings.layers != 1 or settings.architecture:
+        raise OptionError(
+            "--backbone auto chooses the size and the layers, too, among networks whose architecture is known: leave "
+            "out --img-size, --layers and --architecture, or name the network"
+        )
+    return replace(settings, backbone=DEFAULT)
+
+
+def choose_backbone(looked: Looked, catalog: Catalog, split: Partition, wanted: Settings) -> tuple[Looked, Others]:
+    """With `--backbone auto` the network that suits the training pictures best, opened; else the one that is open.
+
+    Returns:
+        The network, and the trials of those that were not taken, on the pictures that they all saw.
+    """
+    nothing = Others(split.train[:0], ())
+    if wanted.backbone != entrants.AUTO:
+        return looked, nothing
+    seconds = wanted.seconds()
+    deadline = math.inf if seconds is None or world.size() > 1 else time.monotonic() + seconds / 4
+    found = ranking.choose(looked, catalog, split, deadline=deadline)
+    best, raced = found.raced.winner, found.raced
+    looked.journal.note(f"--backbone auto took {found.chosen.spec}, raced on {best.pictures:,} pictures to learn from")
+    if split.kind == "cross-validation" and len(raced.rows) < len(split.train):
+        looked.journal.note(
+            f"the budget ended the race of networks at {len(raced.rows):,} pictures: the score is not corrected for "
+            "that choice, and may flatter a little"
+        )
+    others = [p for p in raced.places if p is not best and p.trial is not None and p.pictures == len(raced.rows)]
+    trials = [
+        replace(p.trial, candidate=replace(p.trial.candidate, fit=p.entrant.name))
+        for p in others
+        if p.trial is not None
+    ]
+    settings = replace(wanted, backbone=found.chosen.spec)
+    if settings.backbone == looked.settings.backbone:
+        return looked, Others(found.rows, tuple(trials))
+    backbone, forward = looking.open_network(settings, catalog, split.train, looked.journal)
+    return Looked(settings, backbone, forward, looked.journal), Others(found.rows, tuple(trials))
+
+
+def together(before: Others, after: Others) -> Others:
+    """Trials of two choices in one, where both were made on the same pictures; else those of the one that has any."""
+    if not before.trials or not after.trials:
+        return after if after.trials else before
+    return Others(after.rows, (*before.trials, *after.trials)) if np.array_equal(before.rows, after.rows) else after
 
 
 def choose_fit(looked: Looked, catalog: Catalog, split: Partition) -> tuple[Catalog, Fit, Others]:

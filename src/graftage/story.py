@@ -15,6 +15,7 @@ from graftage import growth, openings, telling
 from graftage.data.catalog import Catalog, printable
 from graftage.data.checks import Problem
 from graftage.data.decode import Limits, decode
+from graftage.data.listing import title_of
 from graftage.data.sources import read
 from graftage.errors import PictureError
 from graftage.gate import Suspected
@@ -145,13 +146,14 @@ def baselines(
 
 def explain_test(kind: str, n_test: int, n_train: int) -> str:
     """How a number from a test set came about."""
+    own, _, part = kind.partition(" ")  # such as "test folder" or "validation split"
     apart = {
-        "test folder": "They are the test folder as it was given",
-        "validation folder": "They are the validation folder as it was given; as there is no test folder and nothing "
-        "was chosen by it, it serves as the test set",
+        "test": f"They are the {kind} as it was given",
+        "validation": f"They are the {kind} as it was given; as there is no test {part} and nothing was chosen by it, "
+        "it serves as the test set",
         "locked": "They were drawn at random within each class and locked away before anything was learnt; copies "
         "and groups stayed together",
-    }[kind]
+    }[own]
     return (
         f"Measured once, on {n_test:,} pictures that took no part in training or in any choice. {apart}. "
         f"The model file is the very model that was measured, trained on the other {n_train:,} pictures."
@@ -266,7 +268,7 @@ def report(outcome: Outcome, *, size: int) -> Report:
     wrong = measured.predicted != measured.y
     learnt = np.array(outcome.bundle.data["class_counts"])
     return Report(
-        title=Path(outcome.settings.data).resolve().name or "pictures",
+        title=title_of(outcome.settings.data) or "pictures",
         verdict=_verdict(outcome),
         scores=measured.scores,
         how_measured="\n\n".join(filter(None, (measured.how, openings.told(measured.openings)))),
@@ -333,7 +335,7 @@ def _data_facts(outcome: Outcome) -> dict[str, str]:
     catalog, counts = outcome.catalog, outcome.catalog.counts()
     formats = Counter(Path(e.id).suffix.lower() or "none" for e in catalog.entries if e.status != "rejected")
     return {
-        "folder": str(outcome.settings.data),
+        "table" if catalog.table else "folder": str(outcome.settings.data),
         "files": f"{len(catalog.entries):,}",
         "used": f"{counts['used']:,}",
         "repaired": f"{counts['repaired']:,}",
@@ -354,7 +356,7 @@ def _model_facts(bundle: Bundle, size: int) -> dict[str, str]:
     return {
         "backbone": f"{backbone.id} ({backbone.architecture}), {backbone.parameters / 1e6:.1f} M parameters",
         "pretrained on": backbone.pretraining,
-        "licence of its weights": backbone.licence,
+        "licence of its weights": f"{backbone.licence}; commercial use: {backbone.commercial_use}",
         "SHA-256 of its weights": backbone.weights_sha256,
         "input": f"{bundle.preprocess.size} × {bundle.preprocess.size} pixels, {bundle.preprocess.fit}",
         "head": f"{' and '.join(parts)}, {head.transform} features",

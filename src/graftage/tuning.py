@@ -17,6 +17,7 @@ from graftage import world
 from graftage.costs import measure_cost
 from graftage.errors import OptionError
 from graftage.features.backbone import Backbone, Weights
+from graftage.features.variants import is_varied
 from graftage.ground import Ground, without_harmful_flips
 from graftage.judging import Judged, held_in_fold, judge_recipe, verdict
 from graftage.learn.defaults import Recipe
@@ -93,6 +94,13 @@ def adapt(ground: Ground, states: States) -> Adapted:
     name = ground.settings.recipe
     if name == "linear":
         return Adapted("linear", "the head alone was asked for", None, {})
+    if is_varied(ground.backbone.info.architecture, ground.backbone.info.output):
+        if name == "auto":
+            return _head_ships(ground, "several networks or layers together are not tuned", {})
+        raise OptionError(
+            f"recipe {name} tunes one network with its own feature vector; several networks or layers together know "
+            "linear only"
+        )
     if name == "auto" and (reason := _hopeless(ground)):
         return _head_ships(ground, reason, {})
     if ground.backbone.info.architecture.startswith("keras/") and name != "classic":

@@ -311,7 +311,11 @@ def _read_ledger(path: Path) -> dict[str, tuple[str, int]]:
     with _table(path) as rows:
         header = next(rows, [])
         i, digest, group = (header.index(name) for name in ("id", "digest", "group"))
-        return {row[i]: (row[digest], int(row[group])) for row in rows}
+        found: dict[str, tuple[str, int]] = {}
+        for row in rows:
+            if row[digest] or row[i] not in found:  # a table may list a file twice: one row is used, and has a digest
+                found[row[i]] = row[digest], int(row[group])
+        return found
 
 
 @contextmanager

@@ -44,18 +44,19 @@ class Entry:
 
     Attributes:
         index: its place in the catalog.
-        id: posix path relative to the root.
+        id: posix path relative to the root; of a table's row, as written there.
         path: where the file lies.
         status: "used", "repaired" (truncated, what is left is used) or "rejected".
         reason: why it was rejected; else a remark such as "PNG content in a .jpg name", or "".
         label: index into the catalog's classes, -1 if none.
         split: "train", "val", "test" or "".
-        group: number of the group that must stay together, -1 until known.
+        group: number of the group that must stay together, -1 until known; a table may tell it from the start.
         width: pixels of the upright picture, 0 if unknown.
         height: likewise.
         digest: sha256 of the file's bytes in hex, "" if it was not read.
         taken: camera and time by EXIF, see `Facts`.
         pixels: sha256 of the upright pixels in hex, at the scale they are decoded at; "" until they were.
+        named: the label as it was given, also where it is none of the classes.
     """
 
     index: int
@@ -71,6 +72,7 @@ class Entry:
     digest: str
     taken: str = ""
     pixels: str = ""
+    named: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,16 +80,23 @@ class Catalog:
     """All inputs, in the order of the sources; changed by making a new one.
 
     Attributes:
-        root: the folder that ids are relative to.
+        root: the folder that ids are relative to, or the table.
         classes: class names; an entry's label indexes them.
         entries: one per input.
         empty_classes: class folders without files.
+        table: whether labels and splits come from a table, not from folders.
     """
 
     root: str
     classes: tuple[str, ...]
     entries: tuple[Entry, ...]
     empty_classes: tuple[str, ...] = ()
+    table: bool = False
+
+    @property
+    def part(self) -> str:
+        """What train, val and test are called here: "folder" or "split"."""
+        return "split" if self.table else "folder"
 
     @property
     def usable(self) -> tuple[int, ...]:
@@ -131,13 +140,16 @@ def scan(
     """
     places = {name: label for label, name in enumerate(sources.classes)}
     look = partial(_look, places=places, limits=limits, repair=repair)
+    numbers: dict[str, int] = {"": -1}
+    groups = [numbers.setdefault(row.group, len(numbers) - 1) for row in sources.rows]
     entries: list[Entry] = []
     with ThreadPoolExecutor(max(1, workers)) as pool:
         for entry in pool.map(look, range(len(sources.rows)), sources.rows):  # cancels what is queued if interrupted
-            entries.append(entry)
+            entries.append(replace(entry, group=groups[entry.index]))
             if progress is not None:
                 progress(len(entries), len(sources.rows))
-    return Catalog(str(sources.root), sources.classes, tuple(entries), sources.empty_classes)
+    table = sources.layout == "table"
+    return Catalog(str(sources.root), sources.classes, tuple(entries), sources.empty_classes, table)
 
 
 def _look(index: int, source: Source, *, places: Mapping[str, int], limits: Limits, repair: bool) -> Entry:
@@ -153,6 +165,7 @@ def _look(index: int, source: Source, *, places: Mapping[str, int], limits: Limi
         width=0,
         height=0,
         digest="",
+        named=source.label,
     )
     if source.reason:
         return blank
@@ -196,8 +209,12 @@ def require_learnable(catalog: Catalog) -> None:
     if len(catalog.classes) < 2:
         only = ", ".join(map(repr, catalog.classes)) or "none"
         raise DataError(
-            f"{catalog.root} holds one class only ({only}): a classifier needs at least two class folders. "
-            "If the classes are one folder further down, give that folder"
+            f"{catalog.root} holds one class only ({only}): a classifier needs at least two "
+            + (
+                "different labels. If another column holds the classes, name it with --label-col"
+                if catalog.table
+                else "class folders. If the classes are one folder further down, give that folder"
+            )
         )
     training = [entry for entry in catalog.entries if entry.split in ("", "train") and entry.label >= 0]
     usable = Counter(entry.label for entry in training if entry.status != "rejected")
@@ -207,10 +224,14 @@ def require_learnable(catalog: Catalog) -> None:
         more = f"\n  and {len(poor) - 10} more classes" if len(poor) > 10 else ""
         raise DataError(
             f"{len(poor)} of {len(catalog.classes)} classes in {catalog.root} have fewer than {_MINIMUM} usable "
-            "training pictures. Add pictures, mend what was rejected, or move the class folder away:\n"
+            f"training pictures. Add pictures, mend what was rejected, or {_way_out(catalog)}:\n"
             + "\n".join(lines)
             + more
         )
+
+
+def _way_out(catalog: Catalog) -> str:
+    return "take the rows of the class out" if catalog.table else "move the class folder away"
 
 
 def _poor_class(name: str, count: int, training: Sequence[Entry], label: int) -> str:

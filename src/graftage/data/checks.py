@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graftage.data.catalog import Catalog, Entry, write_csv
+from graftage.data.sources import CONFLICTING
 
 Severity = Literal["error", "warning", "note"]
 
@@ -117,7 +118,9 @@ def _shared(used: Sequence[Entry], groups: NDArray[np.int64]) -> Iterator[Proble
 
 def _damaged(entries: Sequence[Entry]) -> Iterator[Problem]:
     for entry in entries:
-        if entry.status != "used":
+        if entry.reason.startswith(CONFLICTING):
+            yield Problem("conflicting labels", "error", entry.id, entry.reason)
+        elif entry.status != "used":
             yield Problem(entry.status, "warning", entry.id, entry.reason)
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from graftage.data.catalog import Catalog, Entry, write_csv
 from graftage.data.checks import FEW, IMBALANCE, Severity
-from graftage.data.sources import NO_CLASS_FOLDER, UNKNOWN_CLASS
+from graftage.data.sources import CONFLICTING, NO_CLASS_FOLDER, TABLE_REASONS, UNKNOWN_CLASS
 
 Ints = NDArray[np.int64]
 
@@ -49,8 +49,8 @@ KINDS: Final = {
 _RANK: Final = {"error": 0, "warning": 1, "note": 2}
 _PLACES: Final = {kind: place for place, kind in enumerate(KINDS)}
 _NOT_LEARNABLE: Final = 2  # below so many usable pictures a class cannot be learnt and held out
-# What is wrong with where a file lies, not with the file: moving it aside mends nothing.
-_OUTSIDE: Final = (NO_CLASS_FOLDER, UNKNOWN_CLASS)
+# What is wrong with where a file lies or with what a table says of it: moving it aside mends nothing.
+_OUTSIDE: Final = (NO_CLASS_FOLDER, UNKNOWN_CLASS, *TABLE_REASONS)
 _UNMOVABLE: Final = ("permission denied", "missing", "broken link", "not a file", "changed while running")
 
 
@@ -91,7 +91,7 @@ def write_findings(found: Iterable[Finding], path: Path) -> None:
 
 
 def structural(catalog: Catalog, groups: Ints) -> Iterator[Finding]:
-    """What files, copies and class folders tell.
+    """What files, copies and classes tell.
 
     Args:
         catalog: after `scan`.
@@ -115,10 +115,12 @@ def _unusable(catalog: Catalog) -> Iterator[Finding]:
         label = _name(catalog, entry)
         if entry.status == "repaired":
             yield Finding("repaired", "warning", entry.id, label=label, evidence=entry.reason)
+        elif entry.reason.startswith(CONFLICTING):
+            yield Finding("conflicting labels", "error", entry.id, label=entry.named, evidence=entry.reason)
         elif entry.status == "rejected" and entry.reason != UNKNOWN_CLASS:
             action = "move" if movable(entry) else ""
             yield Finding("unreadable", "warning", entry.id, label=label, evidence=entry.reason, action=action)
-    unknown = Counter(Path(entry.id).parts[1] for entry in catalog.entries if entry.reason == UNKNOWN_CLASS)
+    unknown = Counter(entry.named for entry in catalog.entries if entry.reason == UNKNOWN_CLASS)
     for name, count in unknown.items():
         yield Finding("missing class", "error", label=name, evidence=f"{count} pictures to test on, none in train")
 
@@ -175,7 +177,9 @@ def _classes(catalog: Catalog) -> Iterator[Finding]:
     tested = {entry.label for entry in used if entry.split == "test"}
     for label, name in enumerate(catalog.classes if tested else ()):
         if label not in tested:
-            yield Finding("missing class", "warning", label=name, evidence="no usable picture in the test folder")
+            yield Finding(
+                "missing class", "warning", label=name, evidence=f"no usable picture in the test {catalog.part}"
+            )
     if len(catalog.classes) == 1:
         yield Finding("missing class", "error", label=catalog.classes[0], evidence="the only class; two are needed")
     sizes = [counts[label] for label in range(len(catalog.classes))]

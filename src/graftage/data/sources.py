@@ -1,29 +1,45 @@
-"""Folders become rows: which files there are, what they are called, and what their folders say about them.
+"""Folders and tables become rows: which files there are, what they are called, and what is said about them.
 
-Nothing is opened here but by `read`. Nothing is skipped in silence: every file that is not hidden is a row, and what
-cannot be used as a labelled picture carries the reason.
+No picture is opened here but by `read`. Nothing is skipped in silence: every file that is not hidden is a row, or every
+row of a table, and what cannot be used as a labelled picture carries the reason.
 """
 
 import errno
+import os
 import re
 import stat
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Literal
 
+from graftage.data import listing
 from graftage.data.decode import DEFAULT_LIMITS, Limits
+from graftage.data.listing import Columns, Listing, Record
 from graftage.errors import DataError, PictureError
 
 SPLIT_NAMES: Final = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 NO_CLASS_FOLDER: Final = "not in a class folder"
 UNKNOWN_CLASS: Final = "class not in train"
+# What may be wrong with a row of a table; details follow after a colon.
+NO_PATH: Final = "no path in the table"
+NO_LABEL: Final = "no label in the table"
+NO_SPLIT: Final = "no split in the table"
+UNKNOWN_SPLIT: Final = "split is none of train, val, test"
+TWICE: Final = "listed twice"
+CONFLICTING: Final = "listed with different labels"
+DIFFERING: Final = "listed with different groups or splits"
+TABLE_REASONS: Final = (
+    NO_PATH, NO_LABEL, NO_SPLIT, UNKNOWN_SPLIT, TWICE, CONFLICTING, DIFFERING, listing.SHORT, listing.LONG
+)  # fmt: skip
 
 _JUNK: Final = frozenset({"thumbs.db", "desktop.ini", "__macosx"})  # beside everything that begins with a dot
 _EXPECTED: Final = """Expected one folder per class:
     PHOTOS/cat/1.jpg  PHOTOS/dog/2.jpg
 or class folders inside train, and if you have them val and test:
-    PHOTOS/train/cat/1.jpg  PHOTOS/train/dog/2.jpg  PHOTOS/test/cat/3.jpg"""
+    PHOTOS/train/cat/1.jpg  PHOTOS/train/dog/2.jpg  PHOTOS/test/cat/3.jpg
+or a metadata.csv in PHOTOS, or a .csv, .tsv, .jsonl or .parquet file, with columns such as file_name and label"""
 
 NaturalKey = tuple[tuple[tuple[str, int, str], ...], str]
 
@@ -34,10 +50,12 @@ class Source:
 
     Attributes:
         path: where the file lies.
-        id: posix path relative to the root, for `unlabelled` the path as given; undecodable bytes as surrogates.
-        label: the class folder's name, "" if there is none.
-        split: "train", "val", "test", or "" where the folders do not say.
+        id: posix path relative to the root, for `unlabelled` the path as given, for a table as written there;
+            undecodable bytes as surrogates.
+        label: the class folder's name or the table's label, "" if there is none.
+        split: "train", "val", "test", or "" where nothing is said.
         reason: why it cannot be used as a labelled picture, "" if it can.
+        group: what the table says it belongs to, "" if nothing.
     """
 
     path: Path
@@ -45,25 +63,28 @@ class Source:
     label: str = ""
     split: str = ""
     reason: str = ""
+    group: str = ""
 
 
 @dataclass(frozen=True)
 class Sources:
-    """Everything found under a folder of labelled pictures.
+    """Everything found under a folder of labelled pictures, or in a table of them.
 
     Attributes:
-        root: the folder.
-        rows: one per file, split by split, class by class, in natural order.
-        classes: class names in natural order (1, 2, 10): of the train folder if there is one.
+        root: the folder or table, as given.
+        rows: one per file, split by split, class by class, in natural order; or one per row of the table, in its order.
+        classes: class names in natural order (1, 2, 10): of what is in train if there is that.
         empty_classes: class folders without a single file; they are no classes.
-        layout: "splits" if the root holds a train folder of class folders, else "classes".
+        layout: "splits" if the root holds a train folder of class folders, "table" if it is one, else "classes".
+        notes: how a table was read.
     """
 
     root: Path
     rows: tuple[Source, ...]
     classes: tuple[str, ...]
     empty_classes: tuple[str, ...]
-    layout: Literal["classes", "splits"]
+    layout: Literal["classes", "splits", "table"]
+    notes: tuple[str, ...] = ()
 
 
 def natural_key(text: str) -> NaturalKey:
@@ -83,13 +104,25 @@ def _number_key(digits: str) -> tuple[str, int, str]:
     return ("", len(bare), bare)  # "": numbers come before text
 
 
-def labelled(root: Path) -> Sources:
-    """Lists a folder of class folders, or of train, val and test folders of class folders.
+def labelled(root: Path, columns: Columns | None = None) -> Sources:
+    """Lists a folder of class folders, or of train, val and test folders of them; or a table, see `listing`.
+
+    Args:
+        root: the folder; or a .csv, .tsv, .jsonl or .parquet file, or a folder that holds a metadata.csv.
+        columns: of the table, by name.
 
     Raises:
-        DataError: the root is missing, no folder or unreadable; or there is no class folder with a file in it.
+        DataError: the root is missing, neither folder nor table, or unreadable; there is no class folder with a file in
+            it, or no row with a label; or columns are named and there is no table.
+        OptionError: Parquet without pyarrow.
     """
+    table = listing.table_of(root)
+    if table is not None:
+        return _from_table(root, listing.read(table, columns), columns or Columns())
     _require_folder(root)
+    if named := [f"--{role}-col {name}" for role, name in vars(columns or Columns()).items() if name]:
+        raise DataError(f"{root} holds no table with columns, so {named[0]} cannot be obeyed: leave it out")
+    _require_no_tables(root)
     splits = [(SPLIT_NAMES[child.name.lower()], child) for child in _folders(root) if child.name.lower() in SPLIT_NAMES]
     if any(name == "train" and _folders(folder) for name, folder in splits):
         return _from_splits(root, splits)
@@ -101,11 +134,24 @@ def labelled(root: Path) -> Sources:
 def _require_folder(root: Path) -> None:
     try:
         if not stat.S_ISDIR(root.stat().st_mode):
-            raise DataError(f"{root} is no folder: give the folder of your class folders (unpack an archive first)")
+            raise DataError(
+                f"{root} is no folder: give the folder of your class folders (unpack an archive first), or a table: "
+                f"{', '.join(listing.SUFFIXES)}"
+            )
     except FileNotFoundError as error:
         raise DataError(f"{root} does not exist: give the folder that holds your class folders") from error
     except OSError as error:
         raise DataError(f"{root} cannot be opened ({error.strerror}): make it readable") from error
+
+
+def _require_no_tables(root: Path) -> None:
+    """Pictures beside a metadata.csv in a train folder have their classes there, and "train" is none."""
+    for child in _folders(root):
+        if child.name.lower() in SPLIT_NAMES and (child / listing.METADATA).is_file():
+            raise DataError(
+                f"{child / listing.METADATA}: a table inside a split's folder is not read; make one "
+                f"{listing.METADATA} in {root}, with paths such as {child.name}/1.jpg and a column split"
+            )
 
 
 def unlabelled(paths: Sequence[Path]) -> tuple[Source, ...]:
@@ -144,6 +190,9 @@ def read(path: Path, *, limits: Limits = DEFAULT_LIMITS) -> bytes:
         raise PictureError("broken link" if circle else "unreadable", str(error)) from error
 
 
+# Folders
+
+
 def _from_splits(root: Path, splits: Sequence[tuple[str, Path]]) -> Sources:
     train = [folder for name, folder in splits if name == "train"]
     rows = [row for folder in train for row in _class_rows(root, folder, "train")]
@@ -160,7 +209,7 @@ def _from_splits(root: Path, splits: Sequence[tuple[str, Path]]) -> Sources:
 def _known(row: Source, classes: Sequence[str]) -> Source:
     if row.reason or row.label in classes:
         return row
-    return Source(row.path, row.id, row.label, row.split, UNKNOWN_CLASS)
+    return replace(row, reason=UNKNOWN_CLASS)
 
 
 def _class_rows(root: Path, folder: Path, split: str) -> tuple[Source, ...]:
@@ -232,3 +281,98 @@ def _is_dir(path: Path) -> bool:
         return path.is_dir()
     except (OSError, ValueError):  # it stays as a row, and `read` says what is wrong with it
         return False
+
+
+# Tables
+
+
+def _from_table(root: Path, table: Listing, asked: Columns) -> Sources:
+    """One row for every record.
+
+    Raises:
+        DataError: there is no record, no label, no group although a column of them was asked for, or a split column
+            that says nothing known.
+    """
+    if not table.records:
+        raise DataError(f"{table.file} lists no picture: below the names of the columns there should be a row for each")
+    splits = _splits(table)
+    paths = [_place(table.file.parent, record.path) for record in table.records]
+    rows = [
+        Source(path, record.path, record.label, SPLIT_NAMES.get(record.split.lower(), ""), fault, record.group)
+        for path, record, fault in zip(paths, table.records, _faults(table, paths, splits=splits), strict=True)
+    ]
+    train = [row for row in rows if row.split == "train"] or rows
+    classes = tuple(sorted({row.label for row in train if row.label}, key=natural_key))
+    if not classes:
+        raise DataError(f"{table.file}: the column {table.columns.label!r} is empty in every row, so there is no label")
+    if asked.group and table.columns.group and not any(row.group for row in rows):
+        raise DataError(f"{table.file}: the column {table.columns.group!r} (--group-col) is empty in every row")
+    rows = [row if row.split in ("", "train") or not row.label else _known(row, classes) for row in rows]
+    return Sources(root, tuple(rows), classes, (), "table", (_how_read(table),))
+
+
+def _splits(table: Listing) -> bool:
+    """Whether the table splits its pictures. Raises DataError where its split column says nothing known."""
+    given = [record for record in table.records if record.split]
+    if given and not any(record.split.lower() in SPLIT_NAMES for record in given):
+        raise DataError(
+            f"{table.file}, {given[0].place}: the column {table.columns.split!r} says {given[0].split!r}, and nowhere "
+            "train, val or test: name another with --split-col NAME, or none with --split-col none"
+        )
+    return bool(given)
+
+
+def _place(folder: Path, written: str) -> Path:
+    """Where a file lies: as written, else without blanks around it or with the other system's slashes."""
+    candidates = (written, written.strip(), written.strip().replace("\\", "/"))
+    return next((folder / each for each in candidates if os.path.lexists(folder / each)), folder / written)
+
+
+def _faults(table: Listing, paths: Sequence[Path], *, splits: bool) -> list[str]:
+    """Why each row cannot be used, "" if it can as far as the table tells."""
+    faults = [record.fault or _fault(record, splits=splits) for record in table.records]
+    same: defaultdict[str, list[int]] = defaultdict(list)
+    for i, path in enumerate(paths):
+        if not faults[i]:
+            same[os.path.normpath(path)].append(i)
+    for rows in same.values():
+        if len(rows) > 1:
+            for i, fault in _repeated([(i, table.records[i]) for i in rows]).items():
+                faults[i] = fault
+    return faults
+
+
+def _fault(record: Record, *, splits: bool) -> str:
+    if not record.path.strip():
+        return f"{NO_PATH}: {record.place}"
+    if not record.label:
+        return NO_LABEL
+    if splits and not record.split:
+        return NO_SPLIT
+    if splits and record.split.lower() not in SPLIT_NAMES:
+        return f"{UNKNOWN_SPLIT}: {record.split!r}"
+    return ""
+
+
+def _repeated(rows: Sequence[tuple[int, Record]]) -> Mapping[int, str]:
+    """Faults of rows that name one file: the first stands if all say the same, else none, as none is known right."""
+    first = rows[0][1]
+    different = next((other for _, other in rows if other.label != first.label), None)
+    if different is not None:
+        words = f"{first.label!r} in {first.place}, {different.label!r} in {different.place}"
+        return {i: f"{CONFLICTING}: {words}" for i, _ in rows}
+    if len({(record.group, SPLIT_NAMES.get(record.split.lower())) for _, record in rows}) > 1:
+        return {i: f"{DIFFERING}: {', '.join(record.place for _, record in rows[:5])}" for i, _ in rows}
+    return {i: f"{TWICE}: as in {first.place}" for i, _ in rows[1:]}
+
+
+def _how_read(table: Listing) -> str:
+    columns = table.columns
+    parts = [f"files from the column {columns.path!r}", f"labels from {columns.label!r}"]
+    if columns.group:
+        alone = sum(not record.group for record in table.records)
+        rest = f" (empty in {alone:,} rows: those are on their own)" if alone else ""
+        parts.append(f"groups from {columns.group!r}{rest}")
+    if columns.split:
+        parts.append(f"the split from {columns.split!r}")
+    return f"{table.file.name}: {', '.join(parts)}"

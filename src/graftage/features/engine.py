@@ -218,7 +218,7 @@ class _Network:
                 return features
 
         info = self.backbone.info
-        body = build(info.architecture, self.state(), output=info.output)
+        body = build(info.architecture, self.state(), output=info.output, size=self.preprocess.size)
         if self.cut:
             from graftage.features.stages import before_cut
 
@@ -268,8 +268,9 @@ def is_prepared(backbone: Backbone, preprocess: Preprocess) -> bool:
 
 def _note(backbone: Backbone) -> Path:
     """Where the tensors' hash of a weights file is kept."""
-    info = backbone.info
-    name = hashlib.sha256(f"{info.weights_sha256} {info.architecture}".encode()).hexdigest()[:24]
+    info, size = backbone.info, backbone.preprocess.size
+    used = "" if not backbone.parts else f" {info.output} {size}"  # a network used otherwise may have other tensors
+    name = hashlib.sha256(f"{info.weights_sha256} {info.architecture}{used}".encode()).hexdigest()[:24]
     return cache_root() / "networks" / "files" / name
 
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from graftage.errors import BackboneError
 from graftage.features.preprocess import Preprocess
+from graftage.features.zoo import use_words
 
 Weights = dict[str, NDArray[np.generic]]
 
@@ -20,7 +21,7 @@ class BackboneInfo:
 
     Attributes:
         id: as the user typed it.
-        architecture: timm's name, or "keras/NAME", from which the module is built.
+        architecture: timm's name, or "keras/NAME", from which the module is built; of several, joined by +.
         features: width D of the feature vector.
         input_size: side of the square it was pretrained on, pixels.
         weights_sha256: hash of the file that the weights came from, 64 hex digits.
@@ -28,7 +29,8 @@ class BackboneInfo:
         pretraining: the data the weights were learnt from, as far as known.
         parameters: number of parameters without the original classifier.
         precision: "float32" or "bfloat16": how features were computed for the head that goes with it.
-        output: "pooled", the network's own feature vector; or "flat", its last map or tokens, flattened.
+        output: "pooled", the network's own feature vector; "flat", its last map or tokens, flattened; or "layersN", its
+            own vector beside the means of N − 1 earlier maps, each of length 1.
     """
 
     id: str
@@ -42,14 +44,28 @@ class BackboneInfo:
     precision: str = "float32"
     output: str = "pooled"
 
+    @property
+    def commercial_use(self) -> str:
+        """“yes”, “no” or “unknown”: whether the licence of the weights allows use in a product."""
+        return use_words(self.licence)
+
 
 @dataclass(frozen=True)
 class Backbone:
-    """A pretrained network that is at hand: its facts, its own preprocessing and the file with its weights."""
+    """A pretrained network that is at hand.
+
+    Attributes:
+        info: its facts.
+        preprocess: how pictures become its squares.
+        file: with its weights; of several networks, that of the first.
+        parts: the networks as they were pretrained, where this one is used otherwise or beside another (see
+            `variants`); else empty.
+    """
 
     info: BackboneInfo
     preprocess: Preprocess
     file: Path
+    parts: "tuple[Backbone, ...]" = ()
 
 
 def file_hash(path: Path) -> str:

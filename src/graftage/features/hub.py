@@ -89,15 +89,6 @@ def source_of(backbone_id: str) -> Source | None:
     return Source(str(config.hf_hub_id), None, str(config.license or "unknown"))
 
 
-def here(backbone_id: str) -> bool:
-    """Whether the hub's cache on this machine holds the weights of `timm/NAME` or `hf-hub:ORG/NAME`; asks no network.
-
-    Nothing is read but names: a file is held against its hash when it is first used.
-    """
-    source = source_of(backbone_id)
-    return source is not None and any(find(source.repository, name, source.revision) for name in WEIGHTS)
-
-
 def cached(repository: str, names: Sequence[str], *, revision: str | None = None) -> Path | None:
     """The first of `names` that is in the hub's cache on this machine, or None. Asks no network.
 
@@ -205,15 +196,16 @@ def _download(repository: str, name: str, revision: str | None, progress: Progre
     with writing(top):
         blob.parent.mkdir(parents=True, exist_ok=True)
     with locked(repository, blob_id):
-        if not blob.exists():
+        if came := not blob.exists():  # else of another commit, or another process was faster
             url = hf_hub_url(repository, name, revision=commit)  # the very file, whatever main is by now
             with _shown(name, size or 0, progress) as tell:
                 _bring(url, partial, size, tell)
             _require_hash(partial, blob_id, size, f"{repository}/{name}")
-            partial.replace(blob)
+            with writing(top):
+                partial.replace(blob)
         with writing(top):
             pointer = put(blob, repository, name, commit, revision or constants.DEFAULT_REVISION)
-    remember_whole(pointer)
+        (remember_whole if came else require_whole)(pointer)
     return pointer
 
 
@@ -239,6 +231,7 @@ def _bring(url: str, partial: Path, size: int | None, tell: Callable[[int], None
     with writing(partial.parent):
         partial.touch()
     require_space(partial.parent, (size or 0) - _size(partial))
+    broken: Exception = EOFError("the hub sent less than it said")
     for _ in range(_TRIES):
         before = _size(partial)
         try:

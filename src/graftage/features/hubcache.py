@@ -1,9 +1,9 @@
 """The hub's cache on this machine: how its files are named, held against their hashes, and put where all find them.
 
 ```
-models--ORG--NAME/blobs/HASH               a file by the hash that the hub names: SHA-256 of a large one, git's of a small
-models--ORG--NAME/snapshots/COMMIT/FILE    a link to the blob, or the file itself where there are no links
-models--ORG--NAME/refs/main                the commit that the branch stood at
+models--ORG--NAME/blobs/HASH              a file by the hash that the hub names: SHA-256 of a large one, else git's
+models--ORG--NAME/snapshots/COMMIT/FILE   a link to the blob, or the file itself where there are no links
+models--ORG--NAME/refs/main               the commit that the branch stood at
 ```
 
 Source: https://huggingface.co/docs/huggingface_hub/guides/manage-cache

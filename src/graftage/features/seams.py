@@ -21,6 +21,7 @@ from graftage.features.backbone import build
 from graftage.features.facts import BackboneInfo
 from graftage.features.keras_networks import is_keras
 from graftage.features.stages import Cut, Uncut, after_cut, choose_cut, stage_cuts
+from graftage.features.variants import is_varied
 
 Layout = Literal["channels first", "channels last", "tokens"]
 Part = Callable[[torch.Tensor], torch.Tensor]
@@ -72,7 +73,9 @@ def find_seam(info: BackboneInfo, weights: Mapping[str, NDArray[np.generic]], si
     """
     if is_keras(info.architecture):
         return _keras_seam(info, weights, size)
-    body = build(info.architecture, weights, output=info.output)
+    if is_varied(info.architecture, info.output):
+        return None  # no single map holds all that the features are made of
+    body = build(info.architecture, weights, output=info.output, size=size)
     for before, after, name in _candidates(body, info, size):
         if (seam := _tried(body, before, after, name, size)) is not None:
             return seam

@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 from graftage.learn.gram import Floats, Labels, chunks
 from graftage.learn.head import transform
 
-_SHARPNESS = 0.07  # temperature of the votes, exp(cosine / 0.07) (Wu et al. 2018, as in DINO's evaluation)
+SHARPNESS = 0.07  # temperature of the votes, exp(cosine / 0.07) (Wu et al. 2018, as in DINO's evaluation)
 
 
 def knn_probabilities(
@@ -28,7 +28,7 @@ def knn_probabilities(
         cosine = (asked[part] @ known.T).astype(np.float64)
         nearest = np.argpartition(-cosine, k - 1, axis=1)[:, :k]
         near = np.take_along_axis(cosine, nearest, axis=1)
-        votes = np.exp((near - near.max(axis=1, keepdims=True)) / _SHARPNESS)
+        votes = np.exp((near - near.max(axis=1, keepdims=True)) / SHARPNESS)
         rows = np.repeat(np.arange(len(near)), k)
         np.add.at(out[part], (rows, y[nearest].ravel()), votes.ravel())
     return np.asarray(out / out.sum(axis=1, keepdims=True))

@@ -46,7 +46,8 @@ from graftage.serve.tensorfile import (
 # Format 2 added the backbone's `output`, the head's hidden layer and its transform "plain".
 # Format 3 added `decisions` (prediction sets, abstention, and the detector of pictures unlike those trained on), the
 # tensors `pictures.NAME`, by which training pictures are known again, and `neighbours.NAME`, which show them in small.
-FORMAT = 3
+# Format 4 knows networks at another input size, with earlier maps (`output` "layersN") or side by side (joined by +).
+FORMAT = 4
 
 MAX_CLASSES = 100_000
 PRECISIONS = ("float32", "bfloat16")
@@ -91,7 +92,7 @@ class Bundle:
     neighbours: Neighbours | None = None
 
 
-# Exactly these fields, exactly these types: the JSON part of format 3.
+# Exactly these fields, exactly these types: the JSON part of format 4.
 _INFO: Mapping[str, object] = {
     "format": int,
     "classes": list,

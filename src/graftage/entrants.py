@@ -1,0 +1,187 @@
+"""Who takes part in a ranking: what is at hand or was named, what it costs on this machine, and what is too dear."""
+
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from graftage.data.decode import Limits as PictureLimits
+from graftage.data.sources import read
+from graftage.errors import BackboneError, OptionError, PictureError
+from graftage.features import athand
+from graftage.features.backbone import DEFAULT, Backbone
+from graftage.features.engine import Forward
+from graftage.features.extract import see
+from graftage.features.facts import BackboneInfo
+from graftage.features.preprocess import Preprocess
+from graftage.features.variants import LARGEST_SIZE, LEAST_SIZE, parse
+from graftage.features.zoo import facts_of, known, prior_gap
+
+AUTO = "auto"
+_TIME = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
+_SIZE = {"kb": 1e-3, "mb": 1.0, "gb": 1e3}  # megabytes
+_SIZES = (0.72, 1.28)  # of the pretraining's input size, in whole multiples of 32 pixels: the sizes that are tried
+_GRID = 32
+_TRIES = 15  # single pictures that the latency is the median of
+_PATIENCE = 1.5  # seconds that measuring it may take
+
+# What ways of using a network add to the error rate of its usual use, about, as found on sign-digits and hymenoptera
+# with 100 to 1,000 pictures (bench/choose.py): a prior, which the pictures overturn.
+USES = {"smaller": 0.015, "larger": -0.005, "layers": -0.005, "crop": -0.005, "pad": 0.01, "squash": 0.0}
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """What a network may cost.
+
+    Attributes:
+        latency: seconds for a single picture, decoding excluded; infinite if nothing was said.
+        megabytes: of the weights.
+    """
+
+    latency: float = float("inf")
+    megabytes: float = float("inf")
+
+    @classmethod
+    def of(cls, latency: str, size: str) -> "Bounds":
+        """From what a person types: "20ms", "50MB"; "" is no bound. Raises OptionError for what is no such."""
+        return cls(
+            _amount("max-latency", latency, _TIME, "20ms or 0.1s"), _amount("max-size", size, _SIZE, "50MB or 1GB")
+        )
+
+    def too_large(self, info: BackboneInfo) -> str:
+        """Why these weights are out, "" if they are not."""
+        if megabytes(info) > self.megabytes:
+            return f"{megabytes(info):.1f} MB of weights, more than the {self.megabytes:g} MB allowed"
+        return ""
+
+    def too_slow(self, cost: "Cost") -> str:
+        """Why a network is out at this speed, "" if it is not."""
+        if cost.forward > self.latency:
+            return f"{1e3 * cost.forward:.1f} ms for a picture, more than the {1e3 * self.latency:g} ms allowed"
+        return ""
+
+
+def _amount(name: str, text: str, units: dict[str, float], such: str) -> float:
+    if not text:
+        return float("inf")
+    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*([a-z]+)", text.strip().lower())
+    value = float(match[1]) * units.get(match[2], 0.0) if match else 0.0
+    if not value > 0:
+        raise OptionError(f"{name} must be such as {such}, got {text!r}")
+    return value
+
+
+def megabytes(info: BackboneInfo) -> float:
+    """Size of the weights in float32: nearly all of a model file."""
+    return info.parameters * 4 / 1e6
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a network takes on this machine.
+
+    Attributes:
+        forward: seconds for a single picture that has been decoded and made square.
+        whole: seconds for a single picture from the bytes of its file on.
+    """
+
+    forward: float
+    whole: float
+
+    def beside(self, other: "Cost") -> "Cost":
+        """Both networks on one picture, which is decoded once."""
+        return Cost(self.forward + other.forward, self.whole + other.forward)
+
+
+def measure_cost(forward: Forward, preprocess: Preprocess, files: Sequence[Path], limits: PictureLimits) -> Cost:
+    """Medians over some of the user's own pictures, one at a time; the first one only warms up."""
+    alone, whole = list[float](), list[float]()
+    begun = time.perf_counter()
+    for i in range(_TRIES + 1):
+        path = files[i % len(files)]
+        try:
+            data = read(path, limits=limits)
+            start = time.perf_counter()
+            see(data, forward=forward, preprocess=preprocess, limits=limits)
+            whole.append(time.perf_counter() - start)
+        except PictureError:
+            continue
+        square = np.zeros((1, preprocess.size, preprocess.size, 3), np.uint8)
+        start = time.perf_counter()
+        forward(square)
+        alone.append(time.perf_counter() - start)
+        if time.perf_counter() - begun > _PATIENCE and len(whole) > 1:
+            break
+    if not whole:
+        raise PictureError("no picture could be decoded to time the network on")
+    drop = 1 if len(whole) > 1 else 0
+    return Cost(float(np.median(alone[drop:])), float(np.median(whole[drop:])))
+
+
+def named(candidates: str) -> list[str]:
+    """The ids that a person named, or all that are at hand for "auto". Raises OptionError if there is none."""
+    found = at_hand() if candidates.strip() in ("", AUTO) else [c.strip() for c in candidates.split(",") if c.strip()]
+    if not found:
+        raise OptionError("no candidate is named: --candidates auto, or ids joined by commas; see graftage backbones")
+    if AUTO in found:
+        found = [each for name in found for each in (at_hand() if name == AUTO else [name])]
+    return list(dict.fromkeys(_canonical(name) for name in found))
+
+
+def _canonical(name: str) -> str:
+    try:
+        return parse(name).spec
+    except BackboneError:  # a row of its own says why
+        return name
+
+
+def at_hand() -> list[str]:
+    """Ids of all networks that can be had without a network connection, in the order of the table of networks."""
+    return [facts.id for facts in known().values() if facts.features and athand.at_hand(facts)]
+
+
+def other_uses(spec: str, backbone: Backbone, *, layers: bool = True) -> list[str]:
+    """The same network at other input sizes and with two layers together; none for one that is used so already."""
+    variant = parse(spec)
+    if not variant.plain or backbone.info.architecture.startswith("keras/"):
+        return []
+    own = backbone.preprocess.size
+    sizes = {max(round(own * share / _GRID) * _GRID, LEAST_SIZE) for share in _SIZES}
+    more = [f"{spec}#2"] if layers else []
+    return [*more, *(f"{spec}@{size}" for size in sorted(sizes - {own}) if size <= LARGEST_SIZE)]
+
+
+def work_of(spec: str, backbone: Backbone) -> float:
+    """Multiplications of one picture, about: as the table of networks says, at the size that the network is used at.
+
+    Of one that is not in the table, parameters times places of its last map: convolutions are used once a place.
+    """
+    info, size = backbone.info, backbone.preprocess.size
+    if len(ids := parse(spec).ids) == 1 and (facts := facts_of(ids[0])):
+        return facts.macs * (size / facts.input_size) ** 2
+    return info.parameters * (size / 32) ** 2
+
+
+def prior_of(spec: str) -> float:
+    """By how much the error rate is expected to exceed that of the default network; 0 where nothing is known."""
+    usual, facts = facts_of(DEFAULT), facts_of(spec)
+    gap = prior_gap(facts, usual) if facts and usual else None
+    return 0.0 if gap is None else gap / 100
+
+
+def use_gap(spec: str, own: int, fit: str) -> float:
+    """What a way of using a network is expected to add to the error rate of its usual use (see `USES`).
+
+    Args:
+        spec: with its size and layers.
+        own: side of the square in its usual use, pixels.
+        fit: how the square is made.
+    """
+    variant = parse(spec)
+    size = variant.size or own
+    gap = USES["smaller"] if size < own else USES["larger"] if size > own else 0.0
+    return gap + (USES["layers"] if variant.layers > 1 else 0.0) + USES[fit]

@@ -1,0 +1,245 @@
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from graftage.errors import OptionError
+from graftage.learn import race as racing
+from graftage.learn.race import Ask, Entrant, Questions, Raced, nested, race, round_sizes
+from graftage.learn.search import Candidate, Trial
+
+SPREAD = 0.15
+
+
+def trial(ask: Ask, level: float, seed: int) -> Trial:
+    """How an entrant of this level does, picture by picture; the same picture always fares alike."""
+    rng = np.random.default_rng([seed, zlib.crc32(ask.entrant.name.encode())])
+    score = np.clip(rng.normal(level, SPREAD, 5000), 0, 1)[ask.rows].astype(np.float32)
+    return Trial(Candidate("ridge", "", "root", 1.0), 1.0, score, ask.y.astype(np.int32), 2 * score)
+
+
+class Audience:
+    """Drives a race, and remembers every question."""
+
+    def __init__(self, levels: dict[str, float], seed: int = 0) -> None:
+        self.levels, self.seed = levels, seed
+        self.asked = list[Ask]()
+
+    def run(self, questions: Questions, answer: "Callable[[Ask], Trial | str | None] | None" = None) -> Raced:
+        try:
+            ask = next(questions)
+            while True:
+                self.asked.append(ask)
+                ask = questions.send(answer(ask) if answer else self.plain(ask))
+        except StopIteration as done:
+            return done.value
+
+    def plain(self, ask: Ask) -> Trial:
+        known = [self.levels[part.name] for part in (*ask.entrant.parts, ask.entrant) if part.name in self.levels]
+        return trial(ask, min(known), self.seed)
+
+
+def pictures(n: int, classes: int = 3) -> tuple[np.ndarray, np.ndarray]:
+    """(classes, groups) of n pictures, every tenth a copy of the one before."""
+    groups = np.arange(n)
+    groups[9::10] -= 1
+    y = np.random.default_rng(n).integers(0, classes, n)
+    y[:classes] = np.arange(classes)
+    y[9::10] = y[8::10][: len(y[9::10])]
+    return y, groups
+
+
+def field(levels: Sequence[float], *, work: float = 1.0) -> tuple[list[Entrant], dict[str, float]]:
+    names = [f"net{i}" for i in range(len(levels))]
+    return [Entrant(name, name, work) for name in names], dict(zip(names, levels, strict=True))
+
+
+def sizes_of(entrant: Entrant) -> Iterator[Entrant]:
+    for size, work in ((160, 0.5), (288, 1.6)):
+        yield replace(entrant, name=f"{entrant.name}@{size}", work=entrant.work * work)
+
+
+# What is promised
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    good=st.lists(st.floats(0.1, 0.25), min_size=1, max_size=3),
+    bad=st.lists(st.floats(0.55, 0.8), min_size=1, max_size=6),
+    n=st.integers(30, 400),
+    seed=st.integers(0, 1000),
+)
+def test_never_a_decoy(good: list[float], bad: list[float], n: int, seed: int) -> None:
+    entrants, levels = field([*bad, *good])
+    raced = Audience(levels, seed).run(race(entrants, *pictures(n), seed=seed))
+    assert levels[raced.winner.entrant.name] < 0.3
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    levels=st.lists(st.floats(0.1, 0.5), min_size=2, max_size=8),
+    n=st.integers(30, 400),
+    seed=st.integers(0, 1000),
+    share=st.floats(0.3, 1.0),
+)
+def test_who_is_out_never_returns_and_the_work_is_kept(levels: list[float], n: int, seed: int, share: float) -> None:
+    entrants, known = field(levels)
+    for entrant in entrants:
+        known |= {variant.name: known[entrant.name] - 0.02 for variant in sizes_of(entrant)}
+    y, groups = pictures(n)
+    most = share * n * len(entrants)
+    audience = Audience(known, seed)
+    try:
+        raced = audience.run(race(entrants, y, groups, seed=seed, most=most, variants=sizes_of))
+    except OptionError:
+        assert racing.NETWORKS * most < round_sizes(n, 3)[0] + 3  # not even one first round
+        return
+    assert raced.work <= most + 1e-9
+    assert raced.work == pytest.approx(sum(ask.work for ask in audience.asked))
+    seen: dict[str, int] = {}
+    for ask in audience.asked:  # an entrant is asked about ever more pictures, each paid for once
+        assert ask.work == pytest.approx(ask.entrant.work * (len(ask.rows) - seen.get(ask.entrant.name, 0)))
+        seen[ask.entrant.name] = len(ask.rows)
+    for place in raced.places:
+        assert place.pictures == seen.get(place.entrant.name, 0)
+        if place.fate == "dropped":
+            assert place.pictures <= len(raced.rows)
+    assert raced.winner.fate == "ranked"
+
+
+@settings(deadline=None, max_examples=20)
+@given(n=st.integers(30, 300), seed=st.integers(0, 100))
+def test_the_same_seed_ranks_the_same(n: int, seed: int) -> None:
+    entrants, levels = field([0.3, 0.28, 0.31, 0.6])
+    first, second = (Audience(levels, seed).run(race(entrants, *pictures(n), seed=seed)) for _ in range(2))
+    assert [(p.entrant, p.fate, p.pictures, p.expected) for p in first.places] == [
+        (p.entrant, p.fate, p.pictures, p.expected) for p in second.places
+    ]
+
+
+# The rounds
+
+
+def test_rounds_lie_in_each_other_and_tear_no_group() -> None:
+    y, groups = pictures(400, 5)
+    rounds = nested(y, groups, round_sizes(400, 5), seed=1)
+    assert [len(rows) for rows in rounds] == pytest.approx([25, 50, 100, 200, 400], abs=3)
+    for smaller, larger in pairwise(rounds):
+        assert np.isin(smaller, larger).all()
+    for rows in rounds:
+        inside = np.isin(np.arange(400), rows)
+        assert all(inside[groups == g].all() or not inside[groups == g].any() for g in np.unique(groups))
+        shares = np.bincount(y[rows], minlength=5) / len(rows)
+        assert np.abs(shares - np.bincount(y) / 400).max() < 0.06
+
+
+def test_all_are_asked_about_the_same_pictures_and_folds() -> None:
+    entrants, levels = field([0.3, 0.3, 0.3])
+    audience = Audience(levels)
+    audience.run(race(entrants, *pictures(60), seed=0))
+    for m in {len(ask.rows) for ask in audience.asked}:
+        same = [ask for ask in audience.asked if len(ask.rows) == m]
+        assert all(np.array_equal(ask.rows, same[0].rows) and np.array_equal(ask.held, same[0].held) for ask in same)
+        assert len(same) > 1
+
+
+# The rules
+
+
+def test_bad_ones_are_dropped_early() -> None:
+    entrants, levels = field([0.2, 0.21, 0.7, 0.75])
+    audience = Audience(levels)
+    raced = audience.run(race(entrants, *pictures(400), seed=0))
+    fates = {p.entrant.name: (p.fate, p.pictures) for p in raced.places}
+    assert fates["net2"] == fates["net3"] == ("dropped", 25)
+    assert raced.work < 0.6 * 4 * 400
+
+
+def test_few_pictures_do_not_overturn_the_prior_and_many_do() -> None:
+    names = (Entrant("a", "a", 1.0, prior=-0.1), Entrant("b", "b", 1.0, prior=0.1))
+    for n, best in ((24, "a"), (800, "b")):
+        raced = Audience({"a": 0.33, "b": 0.3}, seed=2).run(race(names, *pictures(n), seed=0))
+        assert raced.winner.entrant.name == best, n
+
+
+def test_the_priors_favourite_stays_to_the_last_round() -> None:
+    entrants = (
+        Entrant("good", "good", 1.0),
+        Entrant("other", "other", 1.0),
+        Entrant("loved", "loved", 1.0, prior=-0.01),
+    )
+    audience = Audience({"good": 0.2, "other": 0.21, "loved": 0.7})
+    raced = audience.run(race(entrants, *pictures(400), seed=0))
+    assert max(len(ask.rows) for ask in audience.asked if ask.entrant.name == "loved") == 400
+    assert raced.winner.entrant.name != "loved"
+
+
+def test_variants_of_the_leaders_alone_are_tried() -> None:
+    entrants, levels = field([0.2, 0.21, 0.6])
+    levels |= {f"net{i}@{size}": level for i in range(3) for size, level in ((160, 0.3), (288, 0.1))}
+    audience = Audience(levels)
+    raced = audience.run(race(entrants, *pictures(300), seed=0, variants=sizes_of))
+    assert raced.winner.entrant.name in ("net0@288", "net1@288")
+    assert not [ask for ask in audience.asked if ask.entrant.name.startswith("net2@")]
+
+
+@pytest.mark.parametrize(("gain", "offered"), [(0.1, True), (0.001, False), (-0.02, False)])
+def test_a_pair_is_offered_only_for_a_real_gain(gain: float, offered: bool) -> None:
+    entrants, levels = field([0.3, 0.305])
+    audience = Audience(levels)
+    best = ""
+
+    def joined(a: Entrant, b: Entrant) -> Entrant:
+        nonlocal best
+        best = a.name
+        assert {a.network, b.network} == {"net0", "net1"}
+        return Entrant("pair", "pair", a.work + b.work, parts=(a, b))
+
+    def answer(ask: Ask) -> Trial:
+        if not ask.entrant.parts:
+            return audience.plain(ask)
+        alone = trial(replace(ask, entrant=ask.entrant.parts[0]), levels[best], 0)
+        sway = 0.1 * (-1) ** np.arange(len(ask.rows))  # pictures differ far more than the pair gains
+        return replace(alone, briers=(alone.briers - 2 * gain + 2 * sway).astype(np.float32))
+
+    raced = audience.run(race(entrants, *pictures(300), seed=0, joined=joined), answer)
+    assert (raced.winner.entrant.name == "pair") == offered
+    assert [ask.work for ask in audience.asked if ask.entrant.name == "pair"] == [0]  # both halves were there
+
+
+# What goes wrong
+
+
+def test_one_that_fails_is_told_and_the_race_goes_on() -> None:
+    entrants, levels = field([0.3, 0.2])
+    audience = Audience(levels)
+    raced = audience.run(
+        race(entrants, *pictures(100), seed=0),
+        lambda ask: "no weights" if ask.entrant.name == "net1" else audience.plain(ask),
+    )
+    assert raced.winner.entrant.name == "net0"
+    assert [(p.fate, p.reason) for p in raced.places if p.entrant.name == "net1"] == [("failed", "no weights")]
+
+
+def test_when_time_is_up_what_is_known_is_ranked() -> None:
+    entrants, levels = field([0.3, 0.28, 0.29])
+    audience = Audience(levels)
+
+    def until(ask: Ask) -> Trial | None:
+        return None if len(audience.asked) > 4 else audience.plain(ask)
+
+    raced = audience.run(race(entrants, *pictures(400), seed=0), until)
+    assert len(raced.rows) == len(audience.asked[0].rows)
+    assert {p.fate for p in raced.places} == {"ranked"}
+    assert len(audience.asked) == 5
+
+
+def test_too_little_work_for_anyone_is_an_error() -> None:
+    entrants, _ = field([0.3, 0.2], work=2.0)
+    with pytest.raises(OptionError, match="too little for any network"):
+        next(race(entrants, *pictures(100), seed=0, most=10))
