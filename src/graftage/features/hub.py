@@ -163,10 +163,11 @@ def fetch_optional(repository: str, name: str, *, revision: str | None = None) -
 
 def licence_of(repository: str, revision: str) -> str:
     """The licence on the hub's model card; "unknown" if it has none or cannot be asked."""
-    from huggingface_hub import constants, model_info
+    from huggingface_hub import HfApi, constants
 
     try:
-        card = model_info(repository, revision=revision, timeout=constants.HF_HUB_ETAG_TIMEOUT).card_data
+        client = HfApi(endpoint=constants.ENDPOINT)
+        card = client.model_info(repository, revision=revision, timeout=constants.HF_HUB_ETAG_TIMEOUT).card_data
         return str((card.get("license") if card else None) or "unknown")
     except Exception:  # no network, gated, a card that cannot be read
         return "unknown"
@@ -226,7 +227,7 @@ def _bring(url: str, partial: Path, size: int | None, tell: Callable[[int], None
     """Fetches what `partial` lacks; a connection that breaks is taken up again as long as it brings something."""
     from huggingface_hub.errors import HfHubHTTPError
 
-    if size is None or _size(partial) > size:
+    if size is None:  # nobody could tell whether what is here is its beginning
         partial.unlink(missing_ok=True)
     with writing(partial.parent):
         partial.touch()
