@@ -143,7 +143,7 @@ def test_offline_and_not_cached_says_what_to_fetch_and_where_to_put_it(hub: Path
 def test_an_unreachable_hub_says_the_same_without_long_waiting(hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hub_constants, "HF_HUB_OFFLINE", False)
     began = time.monotonic()
-    with pytest.raises(BackboneError, match=r"the hub did not give them \(ConnectError\).*hf download timm/resnet10t"):
+    with pytest.raises(BackboneError, match=r"the hub did not give it \(ConnectError\).*hf download timm/resnet10t"):
         find("timm/resnet10t.c3_in1k")
     assert time.monotonic() - began < 5
 

@@ -6,8 +6,10 @@ import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from graftage.errors import OptionError
 from graftage.features import zoo
 from graftage.features.zoo import Facts, Wish
 
@@ -19,15 +21,17 @@ SUMMARY = "which pretrained networks there are, and which suits"
 TEXT = """\
 Networks whose name holds TEXT and that are as asked for, the best first. Without any wish: those that are here.
 
-Nothing is asked of the internet: what is known of a network is in a table in the package; “here” means that its weights
-are in an installed package, in the hub's cache or in Keras'. Pictures a second are shown where they were measured on
-this machine (--measure)."""
+Nothing is asked of the internet, but for --download: what is known of a network is in a table in the package; “here”
+means that its weights are in an installed package, in the hub's cache or in Keras'. Pictures a second are shown where
+they were measured on this machine (--measure)."""
 END = """\
 examples:
   graftage backbones convnext --max-params 30M
   graftage backbones --max-macs 1G --licence commercial --sort top1
   graftage backbones --family vit --pretraining lvd142m --json
-  graftage backbones --measure bundled/efficientnet_lite0 timm/resnet18.a1_in1k"""
+  graftage backbones --measure bundled/efficientnet_lite0 timm/resnet18.a1_in1k
+  graftage backbones --download timm/resnet50.a1_in1k --to /media/stick     # then, on a machine without network:
+  graftage backbones --from /media/stick"""
 SORTS = ("top1", "params", "macs", "speed")
 _LIMIT = 30
 _WIDTH = 100  # columns of the table
@@ -64,11 +68,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--measure", nargs="+", metavar="ID", help="measure how many pictures a second these look at, and keep it"
     )
+    parser.add_argument("--download", metavar="ID", help="fetch a network for a machine without network")
+    parser.add_argument("--to", type=Path, metavar="FOLDER", help="with --download: where it goes, such as a USB stick")
+    parser.add_argument(
+        "--from", dest="source", type=Path, metavar="FOLDER", help="bring networks from there to this one"
+    )
 
 
 def answer(arguments: argparse.Namespace, watcher: "Watcher") -> list[str]:
-    """Lines that the command prints. Raises OptionError, and BackboneError for a network that cannot be measured."""
-    if arguments.measure:
+    """Lines that the command prints. Raises OptionError, BackboneError for a network that cannot be had or measured."""
+    carrying = any(value is not None for value in (arguments.download, arguments.to, arguments.source))
+    if arguments.measure and not carrying:
         return measure(arguments.measure, watcher)
     wish = Wish(
         text=arguments.search,
@@ -80,6 +90,12 @@ def answer(arguments: argparse.Namespace, watcher: "Watcher") -> list[str]:
         min_top1=arguments.min_top1,
         licence=arguments.licence,
     )
+    if carrying:
+        if wish != Wish() or arguments.offline or arguments.json or arguments.measure:
+            raise OptionError("--download, --to and --from go with no other flag: they carry networks, and list none")
+        from graftage.carrying import carry
+
+        return [*carry(download=arguments.download, to=arguments.to, source=arguments.source, watcher=watcher)]
     everything = wish == Wish() and not arguments.json
     found = listed(zoo.matching(wish), offline=arguments.offline or everything, sort=arguments.sort)
     shown = found[: arguments.limit] if arguments.limit else found

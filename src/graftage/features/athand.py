@@ -4,10 +4,10 @@ import os
 from pathlib import Path
 
 from graftage.features.backbone import BUNDLED, bundled_path
+from graftage.features.hub import WEIGHTS
+from graftage.features.hubcache import find
 from graftage.features.keras_networks import is_keras
 from graftage.features.zoo import Facts
-
-_FILES = ("model.safetensors", "pytorch_model.bin")  # what a repository on the hub may call them
 
 
 def at_hand(facts: Facts) -> bool:
@@ -19,6 +19,4 @@ def at_hand(facts: Facts) -> bool:
         return False
     if is_keras(facts.id):
         return (Path(os.environ.get("KERAS_HOME") or "~/.keras").expanduser() / "models" / facts.hub).is_file()
-    from huggingface_hub import try_to_load_from_cache
-
-    return any(isinstance(try_to_load_from_cache(facts.hub, name), str) for name in _FILES)
+    return any(find(facts.hub, name, None) for name in WEIGHTS)

@@ -29,6 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graftage.errors import BackboneError
+from graftage.features import hub
 from graftage.features.facts import Backbone as Backbone
 from graftage.features.facts import BackboneInfo as BackboneInfo
 from graftage.features.facts import Origin, require_same
@@ -56,7 +57,6 @@ if TYPE_CHECKING:
     import torch
 
 DEFAULT = "bundled/efficientnet_lite0"
-_WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # in the order in which timm looks for them
 _PICKLED = (".pth", ".pt", ".bin")
 _HALF = (0.5, 0.5, 0.5)
 OUTPUTS = ("pooled", "flat", "layers2", "layers3", "layers4")
@@ -300,56 +300,22 @@ def _from_hub(backbone_id: str) -> Backbone:
         raise BackboneError(
             f"backbone {backbone_id}: timm publishes no hub repository for it; download its weights and pass the file"
         )
-    path = _hub_file(backbone_id, config.hf_hub_id, _WEIGHTS)
+    path = hub.fetch(config.hf_hub_id, hub.WEIGHTS, backbone_id=backbone_id)
     return _described(
         backbone_id, f"{config.architecture}.{config.tag}" if config.tag else str(config.architecture), path
     )
 
 
 def _from_repository(backbone_id: str) -> Backbone:
-    repository, _, revision = backbone_id.removeprefix("hf-hub:").partition("@")
-    config = _hub_file(backbone_id, repository, ("config.json",), revision=revision or None)
-    path = _hub_file(backbone_id, repository, _WEIGHTS, revision=revision or None)
+    repository, _, name = backbone_id.removeprefix("hf-hub:").partition("@")
+    revision = name or None
+    config = hub.fetch(repository, (hub.CONFIG,), backbone_id=backbone_id, revision=revision)
+    path = hub.fetch(repository, hub.WEIGHTS, backbone_id=backbone_id, revision=revision)
     preprocessor, card = (
-        _hub_optional(repository, name, revision=revision or None) for name in ("preprocessor_config.json", "README.md")
+        hub.fetch_optional(repository, name, revision=revision) for name in ("preprocessor_config.json", "README.md")
     )
     origin = origin_of(config, preprocessor, card, path)
     return _described(backbone_id, origin.architecture, path, origin)
-
-
-def _hub_file(backbone_id: str, repository: str, names: tuple[str, ...], *, revision: str | None = None) -> Path:
-    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
-    from huggingface_hub.constants import HF_HUB_CACHE, HF_HUB_OFFLINE
-    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
-
-    for name in names:
-        try:
-            return Path(hf_hub_download(repository, name, revision=revision, local_files_only=True))
-        except LocalEntryNotFoundError:
-            continue
-        except HFValidationError as error:
-            raise BackboneError(
-                f"backbone {backbone_id}: {repository!r} is no name of a repository: ORG/NAME"
-            ) from error
-    try:
-        # asks once, so that a machine without network is told at once: the download would try for half a minute
-        get_hf_file_metadata(hf_hub_url(repository, names[0], revision=revision))
-        return Path(hf_hub_download(repository, names[0], revision=revision))
-    except Exception as error:  # no network, proxy, certificate, gated, full disk: they share no class below this
-        offline = "HF_HUB_OFFLINE is set" if HF_HUB_OFFLINE else f"the hub did not give them ({type(error).__name__})"
-        raise BackboneError(
-            f"backbone {backbone_id}: its weights are not on this machine and {offline}. On a machine with "
-            f"network run `hf download {repository} {names[0]}` and copy the hub's cache to {HF_HUB_CACHE} here "
-            f"(HF_HOME moves it), or copy {names[0]} here and pass its path with "
-            f"--architecture {backbone_id.removeprefix('timm/')}; {DEFAULT} needs no download"
-        ) from error
-
-
-def _hub_optional(repository: str, name: str, *, revision: str | None = None) -> Path | None:
-    try:
-        return _hub_file(repository, repository, (name,), revision=revision)
-    except BackboneError:
-        return None
 
 
 def _local(backbone_id: str, architecture: str | None) -> Backbone:
