@@ -28,6 +28,7 @@ COMMANDS = [
     "clean",
     "curve",
     "augment-preview",
+    "rank",
     "backbones",
     "demo",
 ]

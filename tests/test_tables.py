@@ -163,7 +163,8 @@ def test_evaluate_and_compare_take_a_table_and_know_what_was_learnt(
         row["id"] for row in table(runs[1] / "ledger.csv") if row["split"] == "train" and row["status"] == "used"
     ][:2]
     rows += [(folder.parent / name, name.split("/")[1], "") for name in learnt]
-    rows += [(tmp_path / "gone.jpg", "palace", ""), (new / "x", "owl", "")]
+    (owl,) = photos.save(tmp_path / "owls", photos.crops("flower.jpg", 1, seed=77))
+    rows += [(tmp_path / "gone.jpg", "palace", ""), (owl, "owl", "")]
     listed = write_table(tmp_path / "new.csv", ("path", "species", "label"), rows)
     said = graftage("evaluate", runs[0] / "model.safetensors", listed, "-o", tmp_path / "e", "--label-col", "species")
     assert said.status == 0, said.err
