@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _KEY = "GRAFTAGE_API_KEY"
 _LOCAL = frozenset({"localhost", "127.0.0.1", "[::1]"})
 _SHORTEST_KEY = 16
-_NEEDED = ("fastapi", "uvicorn", "python_multipart")
+_NEEDED = ("fastapi", "uvicorn", "httptools", "python_multipart")
 _TEXT = """\
 Answers over HTTP with one model or several, and shows a page for the browser.
 
@@ -62,7 +62,9 @@ def add_serve(commands: "Commands") -> None:
     parser.add_argument("--max-pictures", type=int, default=64, metavar="N", help="of a request (default: 64)")
     parser.add_argument("--max-bytes", type=int, default=64 * 2**20, metavar="N", help="of a request (default: 64 MiB)")
     parser.add_argument("--max-pixels", type=int, default=64_000_000, metavar="N", help="of a picture (default: 64e6)")
-    add_flags(parser, ("device", "precision", "workers", "repair"))
+    parser.add_argument("--no-thumbnails", action="store_true", help="name similar training pictures, show none")
+    parser.add_argument("-j", "--workers", type=int, default=0, metavar="N", help="threads (default: cores and one)")
+    add_flags(parser, ("device", "precision", "repair"))
     parser.set_defaults(run=_serve)
 
 
@@ -84,13 +86,19 @@ def _serve(arguments: argparse.Namespace) -> int:
         seconds=arguments.timeout,
         max_held=max(RequestLimits.max_held, 4 * arguments.max_bytes),
     )
-    if (arguments.workers or 0) < 0:
+    if arguments.workers < 0:
         raise OptionError(f"workers must be 0 or more, got {arguments.workers}")
     named = names_of(arguments.models)
     with listen(arguments.host, arguments.port) as bound, logged():
         models = {name: _loaded(arguments, path) for name, path in named.items()}
         app = create_app(
-            models, limits=limits, queue=arguments.queue, workers=arguments.workers or 0, rules=rules, log=log_line
+            models,
+            limits=limits,
+            queue=arguments.queue,
+            workers=arguments.workers,
+            rules=rules,
+            log=log_line,
+            thumbnails=not arguments.no_thumbnails,
         )
         address = _address(arguments.host, bound.getsockname()[1])
         run(

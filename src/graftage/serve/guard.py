@@ -71,7 +71,8 @@ class Guard:
             return
         started = time.perf_counter()
         answer = _Answer(send)
-        scope["graftage"] = told = {}
+        told: dict[str, object] = {}
+        scope["graftage"] = told
         try:
             if refused := self._refused(scope):
                 await _refuse(answer, *refused)

@@ -1,4 +1,4 @@
-"""What the server counts, as Prometheus reads it (text format 0.0.4). Labels take few values, whatever is sent (P).
+"""What the server counts, as Prometheus reads it (text format 0.0.4). Labels take few values, whatever is sent.
 
 https://prometheus.io/docs/instrumenting/exposition_formats/
 """
@@ -6,6 +6,7 @@ https://prometheus.io/docs/instrumenting/exposition_formats/
 import threading
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)  # seconds
 _HELP = {
@@ -61,6 +62,16 @@ class Metrics:
         for name, value in gauges.items():
             lines += [*_head(name, "gauge"), _line(name, (), value)]
         return "\n".join(lines) + "\n"
+
+
+def resident_memory() -> dict[str, float]:
+    """Resident bytes of this process, as a gauge, where the system tells them."""
+    try:
+        text = Path("/proc/self/status").read_text(encoding="ascii")
+        kilobytes = next(int(line.split()[1]) for line in text.splitlines() if line.startswith("VmRSS:"))
+    except (OSError, StopIteration):
+        return {}
+    return {"process_resident_memory_bytes": kilobytes * 1024}
 
 
 def _head(name: str, kind: str) -> list[str]:

@@ -16,7 +16,7 @@ from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from graftage.errors import OptionError
 
@@ -102,7 +102,7 @@ class _Server(uvicorn.Server):
 def _timed(seconds: float) -> type[asyncio.Protocol]:
     """The protocol, which gives up connections on which no whole header arrives; uvicorn alone waits for ever."""
 
-    class Timed(H11Protocol):
+    class Timed(HttpToolsProtocol):
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
             self._since = time.monotonic()  # when the header that is awaited may have begun

@@ -128,4 +128,4 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
     422: {"model": Problem, "description": "no picture could be used, or a wrong query"},
     503: {"model": Problem, "description": "busy; Retry-After says how long"},
 }
-READ_PROBLEMS = {status: PROBLEMS[status] for status in (401, 404, 421, 422)}
+READ_PROBLEMS: dict[int | str, dict[str, Any]] = {status: PROBLEMS[status] for status in (401, 404, 421, 422)}

@@ -12,11 +12,10 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from functools import partial
 from importlib import resources
 from io import BytesIO
-from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 from fastapi import FastAPI, Query, Request, Response
@@ -28,19 +27,18 @@ from starlette.requests import ClientDisconnect
 import graftage
 from graftage.data.decode import Limits
 from graftage.errors import OptionError
-from graftage.report import overlay
 from graftage.report.frame import template
 from graftage.serve import schema
 from graftage.serve.about import about
+from graftage.serve.answers import explained
 from graftage.serve.batching import Crew, Full, gathering
 from graftage.serve.guard import Guard, Log, Rules
-from graftage.serve.metrics import Metrics
-from graftage.serve.predict import Explanation, Prediction, Predictor
+from graftage.serve.metrics import Metrics, resident_memory
+from graftage.serve.predict import Prediction, Predictor
 from graftage.serve.uploads import Body, Held, Refusal, RequestLimits, Upload, read_uploads
 
 DEFAULT_LIMITS = RequestLimits()
 _EXPLAINING = 8  # pictures that wait for a heat map, at most: each takes a second or so, and memory
-_HEAT, _SHOWN = 256, 640  # pixels of the longer side
 _MOST_SIMILAR = 20
 _GONE = 499  # nobody is there to read it: for the log alone
 _PAGE = {
@@ -66,6 +64,7 @@ class House:
         crew: answers pictures; `explainers` makes heat maps beside it.
         held: bytes of requests in memory.
         metrics: what is counted.
+        thumbnails: whether training pictures are shown.
         ready: whether it may be asked.
     """
 
@@ -75,8 +74,8 @@ class House:
     explainers: Crew
     held: Held
     metrics: Metrics
+    thumbnails: bool = True
     ready: bool = False
-    records: dict[str, str] = field(default_factory=dict)
 
     def model(self, name: str) -> tuple[str, Predictor]:
         """The model of this name, or the first. Raises Refusal."""
@@ -94,6 +93,7 @@ def create_app(
     workers: int = 0,
     rules: Rules | None = None,
     log: Log = lambda _: None,
+    thumbnails: bool = True,
 ) -> FastAPI:
     """The application; `state.house` holds what it is made of.
 
@@ -101,9 +101,10 @@ def create_app(
         models: by the names under which they are asked, the first is the default.
         limits: what a request may cost. Pictures larger than the predictor's own limits are rejected, too.
         queue: pictures that may wait or be under way; a request that finds no room gets 503.
-        workers: threads that answer; 0 means two more than there are cores.
+        workers: threads that answer; 0 means one more than there are cores.
         rules: who is let in.
         log: takes one record per request.
+        thumbnails: whether `explain` shows training pictures, where a model file holds them in small.
 
     Raises:
         OptionError: no model, or a queue that cannot hold one request.
@@ -122,6 +123,7 @@ def create_app(
         Crew(capacity=_EXPLAINING, workers=1),
         Held(limits),
         Metrics(routes),
+        thumbnails,
     )
     app = FastAPI(
         title="graftage",
@@ -229,7 +231,8 @@ async def _answered(request: Request, house: House, crew: Crew, calls: Sequence[
     answers = asyncio.gather(*map(asyncio.wrap_future, crew.submit(calls)))
     gone = asyncio.ensure_future(request.receive())
     try:
-        await asyncio.wait({answers, gone}, timeout=house.limits.seconds, return_when=asyncio.FIRST_COMPLETED)
+        both: list[asyncio.Future[Any]] = [answers, gone]
+        await asyncio.wait(both, timeout=house.limits.seconds, return_when=asyncio.FIRST_COMPLETED)
         if answers.done():
             return answers.result()
         if gone.done():
@@ -290,49 +293,20 @@ def _add_questions(app: FastAPI, house: House) -> None:
             if len(uploads) > 1:
                 raise Refusal(413, "too_many_pictures", "one picture is explained at a time")
             (upload,) = uploads
-            call = partial(_explained, predictor, upload, label or None, similar, picture)
+            call = partial(
+                explained,
+                predictor,
+                upload,
+                label=label or None,
+                similar=similar,
+                picture=picture,
+                thumbnails=house.thumbnails,
+            )
             (found,) = await _answered(request, house, house.explainers, [call])
         if isinstance(found, Prediction):
             rejected = {"error": "no_usable_picture", "detail": found.reason, "predictions": [asdict(found)]}
             return _json(rejected, 422)
         return _json({"model": name, **found})
-
-
-def _explained(
-    predictor: Predictor, upload: Upload, label: str | None, similar: int, picture: bool
-) -> dict[str, Any] | Prediction:
-    """The answer but for the model's name; of a picture that cannot be used, its row."""
-    found = predictor.explain(upload.data, label=label, similar=similar)
-    prediction = Prediction(**{**vars(found.prediction), "path": upload.name})
-    if found.heat is None or found.pixels is None:
-        return prediction
-    height, width = found.pixels.shape[:2]
-    return {
-        "label": found.label,
-        "prediction": asdict(prediction),
-        "heat": {
-            "png": overlay.png_uri(overlay.overlay(found.heat.picture, longest=_HEAT)),
-            "width": width,
-            "height": height,
-            "log_odds": found.heat.end,
-            "empty_log_odds": found.heat.start,
-            "method": found.heat.method,
-        },
-        "similar": _similar(predictor, found),
-        "picture": overlay.jpeg_uri(found.pixels, longest=_SHOWN) if picture else None,
-    }
-
-
-def _similar(predictor: Predictor, found: Explanation) -> list[dict[str, Any]]:
-    return [
-        {
-            "id": near.id,
-            "label": predictor.classes[near.label],
-            "similarity": near.similarity,
-            "thumbnail": None,
-        }
-        for near in found.similar
-    ]
 
 
 def _add_facts(app: FastAPI, house: House) -> None:
@@ -366,19 +340,9 @@ def _add_facts(app: FastAPI, house: House) -> None:
             "graftage_queue_pictures": house.crew.held,
             "graftage_queue_capacity": house.crew.capacity,
             "graftage_held_bytes": house.held.bytes,
-            **_memory(),
+            **resident_memory(),
         }
         return Response(house.metrics.text(now), media_type="text/plain; version=0.0.4; charset=utf-8")
-
-
-def _memory() -> dict[str, float]:
-    """Resident bytes of this process, where the system tells them."""
-    try:
-        with Path("/proc/self/status").open(encoding="ascii") as file:
-            kilobytes = next(int(line.split()[1]) for line in file if line.startswith("VmRSS:"))
-    except (OSError, StopIteration):
-        return {}
-    return {"process_resident_memory_bytes": kilobytes * 1024}
 
 
 def _add_page(app: FastAPI, *, keyed: bool) -> None:

@@ -17,6 +17,7 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 from graftage.errors import OptionError
 
 if TYPE_CHECKING:
+    from python_multipart.multipart import MultipartCallbacks
     from starlette.requests import Request
 
 _MIB = 2**20
@@ -201,7 +202,7 @@ class _Parts:
         self._name = ""
         self._field, self._value, self._data = bytearray(), bytearray(), bytearray()
 
-    def callbacks(self) -> "dict[str, object]":
+    def callbacks(self) -> "MultipartCallbacks":
         """What the parser calls."""
         return {
             "on_part_begin": self._begin,
