@@ -32,14 +32,15 @@ def listen(host: str, port: int) -> socket.socket:
         OptionError: the port is taken or not allowed, or the host is none of this machine's.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    # asyncio sends at once (TCP_NODELAY) only on sockets that say they are TCP; others wait 40 ms for company
+    bound = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
-        # asyncio sends at once (TCP_NODELAY) only on sockets that say they are TCP; others wait 40 ms for company
-        bound = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind((host, port))
-    except OverflowError as error:
-        raise OptionError(f"port must be 0 to 65535, got {port}") from error
-    except OSError as error:
+    except (OSError, OverflowError) as error:
+        bound.close()
+        if isinstance(error, OverflowError):
+            raise OptionError(f"port must be 0 to 65535, got {port}") from error
         raise OptionError(
             f"{host} port {port} cannot be listened on ({error.strerror}); take another --port, or 0 for a free one"
         ) from error
