@@ -181,6 +181,20 @@ def test_both_languages_have_the_same_words(page: Any) -> None:
         }
 
 
+def test_what_is_not_to_be_trusted_is_said(page: Any) -> None:
+    row = {"status": "repaired", "reason": "", "label": "<b>1</b>", "probability": 0.6, "runner_up": "2"}
+    row |= {"probabilities": [0.6, 0.4], "prediction_set": [], "abstained": True, "unlike_p": 0.004, "unlike": True}
+    item = {"name": "a.jpg", "url": "icon.svg", "state": "done", "classes": ["<b>1</b>", "2"], "row": row}
+    text = page.evaluate("(item) => { $('cards').append(card(item)); $('results').hidden = false;"
+                         "return $('cards').innerText }", item)  # fmt: skip
+    assert "Unlike anything seen in training (p = 0.0040): no class may be right." in text
+    assert "Not sure enough to promise its error: have a person look." in text
+    assert "damaged, used as far as it goes" in text
+    assert "<b>1</b> 60.0 %" in text  # text, not HTML
+    tags = page.evaluate("(item) => tags(item).map((tag) => tag.innerText)", item)
+    assert tags == ["unlike anything seen in training", "not sure enough", "damaged, used as far as it goes"]
+
+
 def test_another_model_answers_anew(page: Any, server: Server, some: list[Path]) -> None:
     put(page, "drop", some[:1])
     with page.expect_response(lambda response: "v1/predict" in response.url) as answered:
@@ -192,7 +206,7 @@ def test_another_model_answers_anew(page: Any, server: Server, some: list[Path])
 
 def test_without_a_camera_it_says_so(page: Any) -> None:
     page.locator("#camera").click()
-    page.wait_for_function("document.getElementById('status').textContent.startsWith('The camera cannot be used')")
+    page.locator("#status", has_text="The camera cannot be used").wait_for()
 
 
 def test_a_chinese_browser_is_met_in_chinese(browser: Any, server: Server) -> None:
@@ -212,7 +226,7 @@ def test_a_key_is_asked_for_and_kept_for_the_visit(
         page.goto(server.url)
         page.locator("#key").fill("another key, not this")
         page.keyboard.press("Enter")
-        page.wait_for_function("document.getElementById('status').textContent === 'That is not the key.'")
+        page.locator("#status", has_text="That is not the key.").wait_for()
         page.locator("#key").fill(KEY)
         page.keyboard.press("Enter")
         page.locator("#about").wait_for()

@@ -169,9 +169,23 @@ def test_explain_asks_for_one_picture_and_a_class_there_is(client: TestClient, s
     assert (rejected.status_code, rejected.json()["error"]) == (422, "no_usable_picture")
 
 
-def test_explanations_asked_for_by_several_threads_are_the_same(model: Predictor, some: list[Path]) -> None:
+def test_explanations_asked_for_by_several_threads_are_made_one_by_one_and_the_same(
+    model: Predictor, some: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from graftage.serve.explain import Explainer
+
     alone = Predictor(model.bundle, model.forward)  # its network is not built yet
     data, found = some[0].read_bytes(), []
+    inside, heat_of = threading.Lock(), Explainer.heat
+
+    def heat(self: Explainer, *arguments: Any) -> Any:
+        assert inside.acquire(blocking=False), "two at once"
+        try:
+            return heat_of(self, *arguments)
+        finally:
+            inside.release()
+
+    monkeypatch.setattr(Explainer, "heat", heat)
 
     def ask() -> None:
         found.append(alone.explain(data))
@@ -272,6 +286,14 @@ def bomb() -> bytes:
             {"content": b"--b\r\n\r\nhalf", "headers": {"content-type": "multipart/form-data; boundary=b"}},
             400,
             "no_file_name",
+        ),
+        (
+            {
+                "content": b'--b\r\nContent-Disposition: form-data; filename="a"\r\n\r\nx\r\n',
+                "headers": {"content-type": "multipart/form-data; boundary=b"},
+            },
+            400,
+            "malformed",
         ),
         ({"content": b"--b--\r\n", "headers": {"content-type": "multipart/form-data; boundary=b"}}, 400, "no_picture"),
         ({"files": [no_picture("../../etc/passwd")]}, 400, "bad_name"),

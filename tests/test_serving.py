@@ -205,14 +205,21 @@ def test_slow_senders_get_408(server: Server, first: bytes, more: bytes) -> None
     assert 1.4 < seconds < 5
 
 
+def test_an_endless_header_gets_431(server: Server) -> None:
+    head = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n" + b"X-A: " + b"a" * 50_000
+    assert said_to(server.port, head, b"a" * 30_000)[0].startswith(b"HTTP/1.1 431")
+
+
 def test_what_is_no_http_gets_400_and_the_server_goes_on(server: Server) -> None:
     assert said_to(server.port, b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\r\n\r\n")[0].startswith(b"HTTP/1.1 400")
     assert httpx2.get(f"{server.url}/readyz").status_code == 200
 
 
 def test_a_sender_of_too_much_sees_why(server: Server) -> None:
-    answer = httpx2.post(f"{server.url}/v1/predict", content=bytes(900_000))
-    assert (answer.status_code, answer.json()["error"]) == (413, "too_many_bytes")
+    with socket.create_connection(("127.0.0.1", server.port)) as line:
+        line.sendall(b"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 20000000\r\n\r\n")
+        line.sendall(bytes(20_000_000))  # all of it, before it looks for an answer
+        assert line.recv(4096).startswith(b"HTTP/1.1 413")
 
 
 def test_a_keyless_server_does_not_answer_under_other_names(server: Server) -> None:

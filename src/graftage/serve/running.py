@@ -1,4 +1,4 @@
-"""The application behind a socket: uvicorn, with a time limit for those who never finish a request's header (S)."""
+"""The application behind a socket: uvicorn, with limits on the header of a request, and leaving quietly (S)."""
 
 import asyncio
 import contextlib
@@ -22,7 +22,8 @@ from graftage.errors import OptionError
 
 _CONNECTIONS = 1000  # at once; more are told to come back
 _IDLE = 75  # seconds that a connection may be kept without a request
-_TOO_SLOW = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+_LONGEST_HEADER = 2**16  # bytes
+_REFUSAL = "HTTP/1.1 {}\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -58,7 +59,7 @@ def run(app: FastAPI, bound: socket.socket, *, seconds: float, say: Any) -> None
     """
     config = uvicorn.Config(
         app,
-        http=_timed(seconds),
+        http=_guarded(seconds),
         ws="none",
         access_log=False,
         log_config=None,
@@ -100,12 +101,16 @@ class _Server(uvicorn.Server):
         super().handle_exit(sig, frame)
 
 
-def _timed(seconds: float) -> type[asyncio.Protocol]:
-    """The protocol, which gives up connections on which no whole header arrives; uvicorn alone waits for ever."""
+def _guarded(seconds: float) -> type[asyncio.Protocol]:
+    """The protocol, which gives up connections whose header is endless or never ends; uvicorn alone takes both.
 
-    class Timed(HttpToolsProtocol):
+    What follows a refused body uvicorn throws away, so that its sender sees why, for as long as a header may take.
+    """
+
+    class Guarded(HttpToolsProtocol):
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
+            self._heading, self._taken = False, 0
             self._since = time.monotonic()  # when the header that is awaited may have begun
             self._watch = self.loop.call_later(seconds, self._look)
 
@@ -113,6 +118,17 @@ def _timed(seconds: float) -> type[asyncio.Protocol]:
             if self._idle():
                 self._since = time.monotonic()
             super().data_received(data)
+            self._taken = self._taken + len(data) if self._heading else 0
+            if self._taken > _LONGEST_HEADER:
+                self._refuse("431 Request Header Fields Too Large")
+
+        def on_message_begin(self) -> None:
+            self._heading = True
+            super().on_message_begin()
+
+        def on_headers_complete(self) -> None:
+            self._heading = False
+            super().on_headers_complete()
 
         def connection_lost(self, exc: Exception | None) -> None:
             self._watch.cancel()
@@ -125,12 +141,15 @@ def _timed(seconds: float) -> type[asyncio.Protocol]:
         def _look(self) -> None:
             asked = self.cycle is not None and not self.cycle.response_complete
             if not (asked or self._idle()) and time.monotonic() - self._since >= seconds:
-                self.transport.write(_TOO_SLOW)
-                self.transport.close()
+                self._refuse("408 Request Timeout")
             else:
                 self._watch = self.loop.call_later(seconds / 4, self._look)
 
-    return Timed
+        def _refuse(self, status: str) -> None:
+            self.transport.write(_REFUSAL.format(status).encode())
+            self.transport.close()
+
+    return Guarded
 
 
 # ---------------------------------------------------------------- log

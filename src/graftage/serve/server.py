@@ -214,12 +214,7 @@ async def _uploads(request: Request, house: House) -> AsyncIterator[list[Upload]
     """The pictures of a request, counted as held while they are."""
     body = Body(request, house.held)
     try:
-        try:
-            uploads = await read_uploads(body, house.limits)
-        except Refusal as refusal:
-            if refusal.status != 408:
-                await body.linger()
-            raise
+        uploads = await read_uploads(body, house.limits)
         request.scope["graftage"].update(pictures=len(uploads), bytes=body.count)
         yield uploads
     finally:

@@ -6,9 +6,8 @@ body arrives, so that no more is ever held than is allowed.
 
 import asyncio
 import re
-import time
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from python_multipart.exceptions import FormParserError
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
 _MIB = 2**20
 _LONGEST_NAME = 255  # bytes of a file name: what file systems allow
 _NO_NAME = re.compile(r"[/\\\x00-\x1f\x7f]|^\.\.?$")  # what a plain file name does not hold
-_LINGER = 2.0  # seconds that a refused body is still read, so that its sender gets to see the answer
 
 
 class Refusal(Exception):
@@ -96,17 +94,12 @@ class Body:
     request: "Request"
     held: Held
     count: int = 0
-    _pieces: AsyncIterator[bytes] | None = field(default=None, repr=False)
-
-    def __post_init__(self) -> None:
-        self._pieces = self.request.stream()
 
     async def pieces(self) -> AsyncIterator[bytes]:
         """The body as it arrives. Raises Refusal at the byte that is too much."""
         limit = self.held.limits.max_bytes
         self._require_length(limit)
-        assert self._pieces is not None
-        async for piece in self._pieces:
+        async for piece in self.request.stream():
             if self.count + len(piece) > limit:
                 raise _too_long(limit)
             self.held.take(len(piece))
@@ -122,20 +115,6 @@ class Body:
         """Counts its bytes out again."""
         self.held.bytes -= self.count
         self.count = 0
-
-    async def linger(self) -> None:
-        """Reads on for a moment and throws away: who is cut off while sending never sees why."""
-        if "expect" in self.request.headers:  # its sender waits for leave to send
-            return
-        assert self._pieces is not None
-        until = time.monotonic() + _LINGER
-        try:
-            async with asyncio.timeout(_LINGER):
-                async for _ in self._pieces:
-                    if time.monotonic() > until:
-                        return
-        except (TimeoutError, RuntimeError):  # it sends on for ever, or its stream was given up when it was too slow
-            return
 
 
 def _too_long(limit: int) -> Refusal:
