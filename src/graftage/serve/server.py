@@ -15,6 +15,7 @@ from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from importlib import resources
+from importlib.metadata import version
 from io import BytesIO
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -24,7 +25,6 @@ from PIL import Image
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-import graftage
 from graftage.data.decode import Limits
 from graftage.errors import OptionError
 from graftage.report.frame import template
@@ -127,7 +127,7 @@ def create_app(
     )
     app = FastAPI(
         title="graftage",
-        version=graftage.__version__,
+        version=version("graftage"),
         description="Names what is in pictures, with calibrated probabilities.",
         docs_url=None,  # its page would load scripts from elsewhere
         redoc_url=None,
