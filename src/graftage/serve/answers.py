@@ -1,6 +1,6 @@
 """What a model says of a picture, as the server's answers hold it (P)."""
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -35,7 +35,7 @@ def explained(
     height, width = found.pixels.shape[:2]
     return {
         "label": found.label,
-        "prediction": asdict(prediction),
+        "prediction": vars(prediction),
         "heat": {
             "png": overlay.png_uri(overlay.overlay(found.heat.picture, longest=_HEAT)),
             "width": width,

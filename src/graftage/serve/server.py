@@ -12,7 +12,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from importlib import resources
 from importlib.metadata import version
@@ -260,7 +260,7 @@ def _add_questions(app: FastAPI, house: House) -> None:
             rows = await _answered(request, house, house.crew, calls)
         for row in rows:
             house.metrics.picture(name, row.status)
-        found = [asdict(row) for row in rows]
+        found = [vars(row) for row in rows]
         if rejected == "error" and all(row.status == "rejected" for row in rows):
             problem = {"error": "no_usable_picture", "detail": rows[0].reason, "predictions": found}
             return _json(problem, 422)
@@ -299,7 +299,7 @@ def _add_questions(app: FastAPI, house: House) -> None:
             )
             (found,) = await _answered(request, house, house.explainers, [call])
         if isinstance(found, Prediction):
-            rejected = {"error": "no_usable_picture", "detail": found.reason, "predictions": [asdict(found)]}
+            rejected = {"error": "no_usable_picture", "detail": found.reason, "predictions": [vars(found)]}
             return _json(rejected, 422)
         return _json({"model": name, **found})
 
