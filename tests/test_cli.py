@@ -26,6 +26,7 @@ COMMANDS = [
     "explain",
     "check",
     "clean",
+    "serve",
     "curve",
     "augment-preview",
     "rank",

@@ -3,6 +3,7 @@
 Decoding, making the square, the network, the head, the temperature and the class names all come from the file.
 """
 
+import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -88,7 +89,7 @@ class Explanation:
 
 
 class Predictor:
-    """A classifier, ready to answer. Make one with `load`.
+    """A classifier, ready to answer. Make one with `load`. Safe to call from several threads.
 
     Args:
         bundle: the model.
@@ -113,6 +114,7 @@ class Predictor:
         self.repair = repair
         self.source = source
         self._explainer: Explainer | None = None
+        self._explaining = threading.Lock()  # PyTorch's own network: one heat map at a time
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -194,7 +196,8 @@ class Predictor:
             return Explanation(_rejected(name, str(error)), "", None, None, ())
         prediction = self.predict_bytes(data, name=name)
         k = self.classes.index(prediction.label) if k is None else k
-        heat = self._heats().heat(pixels, k)
+        with self._explaining:
+            heat = self._heats().heat(pixels, k)
         known = self.bundle.neighbours
         near = [] if known is None else known.nearest(heat.features, similar, without=without)
         return Explanation(prediction, self.classes[k], heat, pixels, tuple(near))
