@@ -174,6 +174,10 @@ def same(answer: Answer, expected: Prediction) -> bool:
     return (row["label"], tuple(row["probabilities"])) == (expected.label, expected.probabilities)
 
 
+def kept(held: bool) -> str:
+    return "ok" if held else "FAIL"
+
+
 def compare(port: int, predictor: Predictor, paths: list[Path], expected: list[Prediction]) -> None:
     pictures = [path.read_bytes() for path in paths]
     turns = list(itertools.islice(itertools.cycle(range(len(paths))), MANY))
@@ -200,9 +204,10 @@ def compare(port: int, predictor: Predictor, paths: list[Path], expected: list[P
     print(
         f"  1 client, p50             {p50:6.1f} ms   {slower:.2f} × decode + forward alone, {own:.1f} ms (goal 1.5 ×)"
     )
-    print(f"  {CLIENTS} clients, throughput   {served:6.0f}/s   {share:.0%} of predict, {batch:.0f}/s (goal 80 %)")
-    print(f"  {CLIENTS} clients, p99           {p99:6.0f} ms   (goal 2,000)")
-    print(f"  errors or wrong answers   {wrong} of {ROUNDS * MANY:,} (goal 0)")
+    against = f"{share:.0%} of predict, {batch:.0f}/s (goal 80 %) {kept(share >= 0.8)}"
+    print(f"  {CLIENTS} clients, throughput   {served:6.0f}/s   {against}")
+    print(f"  {CLIENTS} clients, p99           {p99:6.0f} ms   (goal 2,000) {kept(p99 < 2000)}")
+    print(f"  errors or wrong answers   {wrong} of {ROUNDS * MANY:,} (goal 0) {kept(not wrong)}")
     print("  each round: " + "; ".join(f"{row[2]:.2f} ×, {row[5]:.0%}" for row in rows), flush=True)
 
 
@@ -299,7 +304,10 @@ async def soak(port: int, pid: int, paths: list[Path], expected: list[Prediction
                 f"  {len(seen) * step / 60:5.1f} min   {seen[-1]:6.0f} MiB   {tally['good requests']:,} good",
                 flush=True,
             )
-        print(f"  memory at the end against the first reading: {seen[-1] / seen[0] - 1:+.1%} (goal within 5 %)")
+        grown = seen[-1] / seen[0] - 1
+        print(
+            f"  memory at the end against the first reading: {grown:+.1%} (goal within 5 %) {kept(abs(grown) <= 0.05)}"
+        )
 
     print(f"soak of {minutes:g} minutes, {CLIENTS} clients, 70 % good requests")
     await asyncio.gather(watch(), *(client(i) for i in range(CLIENTS)))
