@@ -166,7 +166,7 @@ def test_measuring_says_what_it_found_and_keeps_it(monkeypatch: pytest.MonkeyPat
 def test_weights_that_are_not_here_are_not_measured() -> None:
     said = graftage("backbones", "--measure", "timm/resnet10t.c3_in1k")
     assert said.status == 2
-    assert "are not on this machine" in said.err
+    assert "is not on this machine" in said.err
 
 
 @pytest.mark.parametrize(
@@ -203,7 +203,7 @@ def test_every_command_that_opens_a_network_has_the_gate(command: str, pictures:
     assert said.status == 2
     assert f"backbone {name}: its licence (CC-BY-NC-4.0) allows no use in a product" in said.err
     said = graftage(command, pictures, "--backbone", name, "-o", out)
-    assert "are not on this machine" in said.err  # without the gate it is only not here
+    assert "is not on this machine" in said.err  # without the gate it is only not here
 
 
 def test_what_may_be_used_passes(pictures: Path) -> None:
