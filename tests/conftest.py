@@ -119,7 +119,7 @@ def locked(class_folders: Path, own_cache: Path, tmp_path_factory: pytest.TempPa
     return folder
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # what drives it keeps an event loop running, in which other tests cannot run theirs
 def browser() -> Iterator[Any]:
     """A headless Chromium; where there is none, tests of pages are skipped."""
     api = pytest.importorskip("playwright.sync_api")

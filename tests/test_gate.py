@@ -276,7 +276,7 @@ def closed(ids: list[str], y: np.ndarray, X: np.ndarray, taken: list[str] | None
     n = len(ids)
     twins = gate.Twins(np.arange(n), (), 0.9, np.arange(n), 0.95, 0)
     return Catalog("photos", ("a", "b"), entries), gate.Gate(
-        np.arange(n), twins, np.arange(n), np.zeros((n, 32, 32), np.uint8), X, ()
+        np.arange(n), twins, np.arange(n), np.zeros((n, 32, 32), np.uint8), np.zeros((n, 9)), X, ()
     )
 
 
