@@ -130,8 +130,8 @@ def handler_of(shelf: Hub) -> type[BaseHTTPRequestHandler]:
             if large and shelf.sent_only:
                 rest = rest[: shelf.sent_only.pop(0)]
                 self.close_connection = True
+            shelf.sent += len(rest)  # before it goes: who asked may be done before this thread comes here again
             self.wfile.write(rest)
-            shelf.sent += len(rest)
 
     return Handler
 
