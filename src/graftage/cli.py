@@ -159,7 +159,7 @@ def _add_predict(commands: "Commands") -> None:
         "  graftage predict model.safetensors photos/ -o predictions.csv\n"
         "  find . -name '*.jpg' | graftage predict model.safetensors --list - --format jsonl",
     )
-    parser.add_argument("model", type=Path, metavar="MODEL", help="a model.safetensors")
+    parser.add_argument("model", type=Path, metavar="MODEL", help="a model.safetensors, or the folder of a run")
     parser.add_argument("paths", nargs="*", type=Path, metavar="PATH", help="pictures, or folders searched for them")
     parser.add_argument("--list", metavar="FILE", help="also take the paths in FILE, one a line; - is standard input")
     parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="write here instead of the terminal")
@@ -242,7 +242,7 @@ def _add_evaluate(commands: "Commands") -> None:
         end="examples:\n  graftage evaluate model.safetensors photos-of-next-month/ -o evaluation/\n"
         "  graftage evaluate model.safetensors photos-of-next-month/ --against older.safetensors",
     )
-    parser.add_argument("model", type=Path, metavar="MODEL", help="a model.safetensors")
+    parser.add_argument("model", type=Path, metavar="MODEL", help="a model.safetensors, or the folder of a run")
     parser.add_argument("data", type=Path, metavar="PHOTOS", help=_LABELLED)
     parser.add_argument("-o", "--output", type=Path, metavar="FOLDER", help="write report.html and tables here")
     parser.add_argument("--against", type=Path, metavar="MODEL2", help="compare with this model on the same pictures")
@@ -457,7 +457,7 @@ def _add_explain(commands: "Commands") -> None:
         "  graftage explain model.safetensors photos/new/ --photos photos/train -o explained.html\n"
         "  graftage explain model.safetensors a.jpg --class robin -o explained/    the heat map as PNG, too",
     )
-    parser.add_argument("model", type=Path, metavar="MODEL", help="a model.safetensors")
+    parser.add_argument("model", type=Path, metavar="MODEL", help="a model.safetensors, or the folder of a run")
     parser.add_argument("paths", nargs="+", type=Path, metavar="IMAGE", help="pictures, or folders searched for them")
     page = Path("explain.html")
     parser.add_argument(
