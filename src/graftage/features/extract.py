@@ -46,12 +46,16 @@ class Job:
         path: its file.
         digest: SHA-256 that its bytes must have, or "" if any will do.
         wanted: which of the preprocessings to compute, by position; the number after the last asks for the look.
+        data: its bytes, where they are at hand; then the file is not read.
+        reason: why there is no picture, where that is known already; then nothing is read.
     """
 
     index: int
     path: Path
     digest: str = ""
     wanted: tuple[int, ...] = (0,)
+    data: bytes | None = None
+    reason: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +63,7 @@ class Seen:
     """What came of one picture.
 
     Attributes:
-        job: the job it answers.
+        job: the job it answers, without its bytes.
         vectors: float32 (D,) for each of `job.wanted`, of the look uint8; empty if the picture was rejected.
         reason: why it was rejected, else "".
         notes: what decoding did to it ("rotated by EXIF (6)").
@@ -267,14 +271,16 @@ class _Seer:
         try:
             picture = self._decode(job)
         except PictureError as error:
-            return Seen(job, reason=str(error)), []
+            return Seen(_light(job), reason=str(error)), []
         shown = len(self.preprocesses)
         squares = [self.preprocesses[k].square(picture.pixels) for k in job.wanted if k < shown]
         looks = (look_of(picture),) if shown in job.wanted else ()
-        return Seen(job, looks, notes="; ".join(picture.notes), repaired=picture.repaired), squares
+        return Seen(_light(job), looks, notes="; ".join(picture.notes), repaired=picture.repaired), squares
 
     def _decode(self, job: Job) -> Picture:
-        data = read(job.path, limits=self.limits)
+        if job.reason:
+            raise PictureError(job.reason)
+        data = read(job.path, limits=self.limits) if job.data is None else job.data
         if job.digest and hashlib.sha256(data).hexdigest() != job.digest:
             raise PictureError("changed while running", "the file is not what it was when it was first read")
         return decode(data, cover=self.preprocesses[0].cover, limits=self.limits, repair=self.repair)
@@ -286,6 +292,10 @@ class _Seer:
             rows += list(self.forward(np.stack(flat[start : start + self.forward.batch])))
         left = iter(rows)
         return [tuple(islice(left, len(own))) for own in squares]
+
+
+def _light(job: Job) -> Job:
+    return job if job.data is None else replace(job, data=None)
 
 
 def _answer(seen: Seen, vectors: tuple[NDArray[np.float32], ...]) -> Seen:
