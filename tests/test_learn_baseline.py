@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from sklearn.neighbors import KNeighborsClassifier
 from threadpoolctl import threadpool_limits
 
-from graftage.learn import gram
+from graftage.learn import chunking
 from graftage.learn.baseline import held_out_knn, knn_probabilities
 
 
@@ -68,7 +68,7 @@ def test_reading_in_pieces_changes_nothing(monkeypatch):
     X, y = toy(23)
     queries = toy(11, seed=1)[0]
     whole = knn_probabilities(X, y, queries, k=5, n_classes=3)
-    monkeypatch.setattr(gram, "_CHUNK_BYTES", 8 * 23 * 4)
+    monkeypatch.setattr(chunking, "_BYTES", 8 * 23 * 4)
     np.testing.assert_allclose(knn_probabilities(X, y, queries, k=5, n_classes=3), whole, rtol=1e-5)
 
 

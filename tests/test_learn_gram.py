@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from sklearn.linear_model import Ridge, RidgeClassifierCV
 from threadpoolctl import threadpool_limits
 
-from graftage.learn import gram
+from graftage.learn import chunking
 from graftage.learn.gram import (
     Moments,
     Smoother,
@@ -103,7 +103,7 @@ def test_arccos_kernel_is_exact_for_identical_and_for_zero_rows():
 def test_kernels_read_in_pieces_are_the_same(monkeypatch):
     X, Z = toy(23, 7)[0], toy(11, 7, seed=1)[0]
     whole = arccos_kernel(X, Z)
-    monkeypatch.setattr(gram, "_CHUNK_BYTES", 8 * 11 * 4)
+    monkeypatch.setattr(chunking, "_BYTES", 8 * 11 * 4)
     assert np.array_equal(arccos_kernel(X, Z), whole)
     np.testing.assert_allclose(linear_kernel(X.astype(np.float32), Z), X.astype(np.float32).astype(float) @ Z.T)
 
@@ -293,7 +293,7 @@ def test_path_is_the_mean_over_repeats_for_each_penalty():
 @pytest.mark.parametrize("kind", FOLDS)
 @pytest.mark.parametrize("shape", [WIDE, TALL])
 def test_path_through_the_scatter_is_the_path_through_the_smoother(kind, shape, monkeypatch):
-    monkeypatch.setattr(gram, "_CHUNK_BYTES", 8 * shape[1] * 6)  # six rows at a time
+    monkeypatch.setattr(chunking, "_BYTES", 8 * shape[1] * 6)  # six rows at a time
     X, _, T = toy(*shape)
     folds = np.stack([FOLDS[kind](np.random.default_rng(seed), len(X)) for seed in (7, 8)])
     smoother = Smoother.linear(X)

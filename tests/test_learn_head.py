@@ -9,7 +9,7 @@ from hypothesis.extra import numpy as hnp
 from scipy.spatial.distance import cdist
 from threadpoolctl import threadpool_info, threadpool_limits
 
-from graftage.learn import gram
+from graftage.learn import chunking
 from graftage.learn.gram import arccos_kernel
 from graftage.learn.head import TRANSFORMS, Head, blend, kernel_of_inner, transform
 
@@ -82,7 +82,7 @@ def test_no_row_depends_on_another_nor_on_the_order_of_memory(kind, width, monke
     assert np.array_equal(together, alone)
     assert np.array_equal(transform(np.asfortranarray(X), kind), together)
     assert np.array_equal(transform(np.repeat(X, 2, axis=0)[::2], kind), together)
-    monkeypatch.setattr(gram, "_CHUNK_BYTES", 8 * width * 7)
+    monkeypatch.setattr(chunking, "_BYTES", 8 * width * 7)
     assert np.array_equal(transform(X, kind), together)
 
 

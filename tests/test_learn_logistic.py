@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_limits
 
-from graftage.learn import gram, logistic
+from graftage.learn import chunking, logistic
 from graftage.learn.logistic import alo, alo_fits, fit_path, held_out_logits, held_out_logits_path
 from graftage.learn.temperature import log_softmax, softmax
 
@@ -186,7 +186,7 @@ def test_reading_in_pieces_changes_nothing(monkeypatch):
     folds = (np.arange(len(y)) % 3)[None]
     whole = held_out_logits(X, y, folds, 0.3, n_classes=3)
     monkeypatch.setattr(logistic, "_CHUNK", 9 * 7)
-    monkeypatch.setattr(gram, "_CHUNK_BYTES", 8 * 10 * 7)
+    monkeypatch.setattr(chunking, "_BYTES", 8 * 10 * 7)
     np.testing.assert_allclose(held_out_logits(X, y, folds, 0.3, n_classes=3), whole, atol=1e-8)
 
 

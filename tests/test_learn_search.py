@@ -10,7 +10,7 @@ from scipy.spatial.distance import cdist, pdist
 from scipy.special import softmax
 from threadpoolctl import threadpool_limits
 
-from graftage.learn import defaults, gram
+from graftage.learn import chunking, defaults
 from graftage.learn.gram import arccos_kernel
 from graftage.learn.head import TRANSFORMS, transform
 from graftage.learn.search import (
@@ -104,7 +104,7 @@ def test_judging_in_pieces_changes_nothing(monkeypatch):
     data = toy(50)
     logits = np.random.default_rng(1).standard_normal((50, 3))
     whole = judge(logits, data.y, Candidate("ridge", "crop", "unit", 1.0))
-    monkeypatch.setattr(gram, "_CHUNK_BYTES", 8 * 3 * 7)
+    monkeypatch.setattr(chunking, "_BYTES", 8 * 3 * 7)
     parts = judge(logits, data.y, Candidate("ridge", "crop", "unit", 1.0))
     for name in ("losses", "predicted", "briers"):
         assert np.array_equal(getattr(parts, name), getattr(whole, name))

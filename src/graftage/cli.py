@@ -5,10 +5,9 @@ Exit status: 0 done · 1 a fault of graftage · 2 something the user can mend ·
 """
 
 import argparse
-import os
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,12 +17,12 @@ from graftage.arguments import KindParser
 from graftage.embedding import add_embed
 from graftage.errors import GraftageError, OptionError
 from graftage.flags import ALL, CHECKED, CURVED, PREVIEWED, RANKED, add_flags, given_flags
+from graftage.predicting import add_predict
 from graftage.serving import add_serve
 from graftage.settings import COLUMNS, Settings, read_config
 
 if TYPE_CHECKING:
     from graftage.serve.predict import Predictor
-    from graftage.serve.tables import Format
     from graftage.terminal import Terminal
 
 _TRAIN = """\
@@ -98,7 +97,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"graftage {graftage.__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
-    for add in (_add_train, _add_predict, _add_evaluate, _add_compare, _add_explain, _add_check, _add_clean):
+    for add in (_add_train, add_predict, _add_evaluate, _add_compare, _add_explain, _add_check, _add_clean):
         add(commands)
     for add in (add_serve, add_embed, _add_rank, _add_curve, _add_augment_preview, _add_backbones, _add_demo):
         add(commands)
@@ -148,61 +147,8 @@ def _train(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _add_predict(commands: "Commands") -> None:
-    parser = _command(
-        commands,
-        "predict",
-        "model and pictures → a row per picture",
-        text="A row per picture, in the order given: label, calibrated probability, runner-up, the set of classes\n"
-        "that holds the true one, whether the model is sure enough, whether the picture is unlike those trained on.\n"
-        "A picture that cannot be used has its row too, with the reason.",
-        end="examples:\n  graftage predict model.safetensors a.jpg b.jpg\n"
-        "  graftage predict model.safetensors photos/ -o predictions.csv\n"
-        "  find . -name '*.jpg' | graftage predict model.safetensors --list - --format jsonl",
-    )
-    parser.add_argument("model", type=Path, metavar="MODEL", help="a model.safetensors, or the folder of a run")
-    parser.add_argument("paths", nargs="*", type=Path, metavar="PATH", help="pictures, or folders searched for them")
-    parser.add_argument("--list", metavar="FILE", help="also take the paths in FILE, one a line; - is standard input")
-    parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="write here instead of the terminal")
-    parser.add_argument("--format", choices=("csv", "jsonl", "parquet", "table"), help="default: by the name of FILE")
-    parser.add_argument("--all", action="store_true", help="the probability of every class, not of two")
-    _add_engine_options(parser)
-    parser.set_defaults(run=_predict)
-
-
 def _add_engine_options(parser: argparse.ArgumentParser) -> None:
     add_flags(parser, ("device", "precision", "workers", "repair"))
-
-
-def _predict(arguments: argparse.Namespace) -> int:
-    from graftage.data.sources import unlabelled
-    from graftage.serve.tables import Row, open_writer
-
-    if not arguments.paths and not arguments.list:
-        raise OptionError("predict needs pictures: name files or folders, or --list FILE")
-    predictor = _load(arguments, arguments.model)
-    paths = [source.path for source in unlabelled([*arguments.paths, *_listed(arguments.list)])]
-    if not paths:
-        raise OptionError(f"{arguments.list}: the list names no picture")
-    left = 0
-    with (
-        _terminal(quiet=arguments.output is None) as terminal,
-        open_writer(
-            arguments.output, format=_format(arguments), classes=predictor.classes, all_probabilities=arguments.all
-        ) as writer,
-    ):
-        terminal.stage("predict")
-        for done, p in enumerate(predictor.stream(paths, workers=arguments.workers or 0), start=1):
-            bad = p.status == "rejected"
-            left += bad
-            first, second = (None, None) if bad else (p.probability, p.runner_up_probability)
-            writer.write(Row(**{**vars(p), "probability": first}, runner_up_probability=second))
-            terminal.progress(done, len(paths))
-    if arguments.output is not None:
-        _say(f"{len(paths) - left:,} pictures predicted, {left:,} could not be used; {arguments.output}")
-    elif left:
-        print(f"{left:,} of {len(paths):,} could not be used", file=sys.stderr)
-    return 0
 
 
 def _load(arguments: argparse.Namespace, model: Path) -> "Predictor":
@@ -210,28 +156,6 @@ def _load(arguments: argparse.Namespace, model: Path) -> "Predictor":
 
     device, precision = arguments.device or "auto", arguments.precision or "auto"
     return load(model, device=device, precision=precision, repair=bool(arguments.repair))
-
-
-def _listed(name: str | None) -> Iterator[Path]:
-    if name is None:
-        return
-    try:
-        listed = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
-    except OSError as error:
-        raise OptionError(f"{name}: the list of pictures cannot be read ({error.strerror})") from error
-    # bytes, because file names need not be UTF-8, and may hold what str.splitlines takes for the end of a line
-    lines = (line.removesuffix(b"\r") for line in listed.split(b"\n"))
-    yield from (Path(os.fsdecode(line)) for line in lines if line.strip())
-
-
-def _format(arguments: argparse.Namespace) -> "Format":
-    if arguments.output is None:
-        usual: Format = "table" if sys.stdout.isatty() else "csv"
-    else:
-        endings: dict[str, Format] = {".jsonl": "jsonl", ".parquet": "parquet"}
-        usual = endings.get(arguments.output.suffix.lower(), "csv")
-    chosen: Format = arguments.format or usual
-    return chosen
 
 
 def _add_evaluate(commands: "Commands") -> None:

@@ -3,8 +3,12 @@
 Records are made as they are needed and forgotten once answered: nothing here holds a list of the inputs.
 """
 
+import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+from graftage.data.sources import ignored, sorting_text
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,3 +30,46 @@ class Input:
     reason: str = ""
     id: str = ""
     broken: bool = False
+
+
+def walk(top: Path) -> Iterator[Input]:
+    """Every file at or below the folder `top` that is not hidden, depth first in natural order.
+
+    Links to folders are followed, loops are not. The names in the folders that are open are held, some 100 bytes each,
+    nothing else. A folder that cannot be listed is an input that says so, and so is one without any file.
+    """
+    found = False
+    for each in _below(top, frozenset()):
+        found = True
+        yield each
+    if not found:
+        yield Input(str(top), reason="not a file: a folder without files")
+
+
+def _below(folder: Path, parents: frozenset[tuple[int, int]]) -> Iterator[Input]:
+    try:
+        status = folder.stat()
+        here = (status.st_dev, status.st_ino)
+        names = [] if here in parents else _names(folder)
+    except OSError as error:
+        yield Input(str(folder), reason=f"folder cannot be listed: {error.strerror}", broken=True)
+        return
+    for name in names:
+        path = folder / name.rstrip("/")  # a folder's name is marked by the slash that no name can hold
+        if name.endswith("/"):
+            yield from _below(path, parents | {here})
+        else:
+            yield Input(str(path), path)
+
+
+def _names(folder: Path) -> list[str]:
+    with os.scandir(folder) as entries:
+        names = [entry.name + "/" * _is_folder(entry) for entry in entries if not ignored(entry.name)]
+    return sorted(names, key=lambda name: sorting_text(name.rstrip("/")))
+
+
+def _is_folder(entry: "os.DirEntry[str]") -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # it stays as an input, and reading it says what is wrong
+        return False

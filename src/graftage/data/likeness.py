@@ -16,7 +16,6 @@ from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import uniform_filter
 
 Floats = NDArray[np.float32]
 Bytes = NDArray[np.uint8]
@@ -206,4 +205,6 @@ def _correlation(A: Floats, B: Floats, seen: NDArray[np.bool_]) -> Floats:
 
 def _detail(A: Floats, window: int) -> Floats:
     """The picture less its local mean."""
+    from scipy.ndimage import uniform_filter  # a second to load, which looking at one picture would not pay back
+
     return np.asarray(A - uniform_filter(A, (0, window, window), mode="nearest"), dtype=np.float32)

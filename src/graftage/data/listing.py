@@ -224,6 +224,15 @@ def choose(file: Path, names: Sequence[str], asked: Columns) -> Columns:
     return Columns(**{role: told[role] if role in told else _usual(file, names, role, taken) for role in _USUAL})
 
 
+def column(file: Path, names: Sequence[str], role: str, asked: str) -> str:
+    """The one column of a role ("path", "id", …): that asked for, or where "" is asked for, of a usual name.
+
+    Raises:
+        DataError: there is none, or more than one that it may be.
+    """
+    return _told(file, names, role, asked) if asked else _usual(file, names, role, set())
+
+
 def _roles(columns: Columns) -> list[tuple[str, str]]:
     return [(role, name) for role, name in vars(columns).items() if name]
 

@@ -104,6 +104,22 @@ def _number_key(digits: str) -> tuple[str, int, str]:
     return ("", len(bare), bare)  # "": numbers come before text
 
 
+def sorting_text(name: str) -> str:
+    """As `natural_key`, as one text: a tenth of the memory where a folder holds a million files.
+
+    Parts end in a zero character, which no file name holds; a number is written as its length and its digits.
+    """
+    parts = re.findall(r"[0-9]+|[^0-9]+", name.casefold())
+    return "".join(_sorting_part(part) for part in parts) + "\0\0" + name
+
+
+def _sorting_part(part: str) -> str:
+    if part[0] not in "0123456789":
+        return part + "\0"
+    bare = part.lstrip("0")
+    return f"\0{chr(len(bare) + 1)}{bare}\0"
+
+
 def labelled(root: Path, columns: Columns | None = None) -> Sources:
     """Lists a folder of class folders, or of train, val and test folders of them; or a table, see `listing`.
 
@@ -264,7 +280,7 @@ def _folders(folder: Path) -> list[Path]:
 
 def _children(folder: Path) -> list[Path]:
     try:
-        children = [child for child in folder.iterdir() if not _ignored(child.name)]
+        children = [child for child in folder.iterdir() if not ignored(child.name)]
     except OSError as error:
         raise DataError(
             f"cannot list the folder {folder}: {error.strerror}. Make it readable or move it out"
@@ -272,7 +288,8 @@ def _children(folder: Path) -> list[Path]:
     return sorted(children, key=lambda child: natural_key(child.name))
 
 
-def _ignored(name: str) -> bool:
+def ignored(name: str) -> bool:
+    """Whether a file or folder of this name is passed over: hidden, or left behind by an operating system."""
     return name.startswith(".") or name.lower() in _JUNK
 
 
@@ -296,7 +313,7 @@ def _from_table(root: Path, table: Listing, asked: Columns) -> Sources:
     if not table.records:
         raise DataError(f"{table.file} lists no picture: below the names of the columns there should be a row for each")
     splits = _splits(table)
-    paths = [_place(table.file.parent, record.path) for record in table.records]
+    paths = [place(table.file.parent, record.path) for record in table.records]
     rows = [
         Source(path, record.path, record.label, SPLIT_NAMES.get(record.split.lower(), ""), fault, record.group)
         for path, record, fault in zip(paths, table.records, _faults(table, paths, splits=splits), strict=True)
@@ -322,8 +339,8 @@ def _splits(table: Listing) -> bool:
     return bool(given)
 
 
-def _place(folder: Path, written: str) -> Path:
-    """Where a file lies: as written, else without blanks around it or with the other system's slashes."""
+def place(folder: Path, written: str) -> Path:
+    """Where a table's file lies: as written, else without blanks around it or with the other system's slashes."""
     candidates = (written, written.strip(), written.strip().replace("\\", "/"))
     return next((folder / each for each in candidates if os.path.lexists(folder / each)), folder / written)
 

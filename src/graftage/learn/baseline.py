@@ -3,7 +3,8 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from graftage.learn.gram import Floats, Labels, chunks
+from graftage.learn.chunking import chunks
+from graftage.learn.gram import Floats, Labels
 from graftage.learn.head import transform
 
 SHARPNESS = 0.07  # temperature of the votes, exp(cosine / 0.07) (Wu et al. 2018, as in DINO's evaluation)

@@ -24,13 +24,14 @@ import numpy as np
 import scipy.linalg
 from numpy.typing import NDArray
 
+from graftage.learn.chunking import chunks
+
 Floats = NDArray[np.float64]
 Reals = NDArray[np.floating[Any]]
 Labels = NDArray[np.int64]
 
 _EPS = float(np.finfo(np.float64).eps)
 _HELD_BYTES = 1 << 28  # 256 MiB: predictions of all penalties held at once
-_CHUNK_BYTES = 1 << 25  # 32 MiB: size of a temporary array when rows are streamed
 
 
 def linear_kernel(A: Reals, B: Reals | None = None) -> Floats:
@@ -352,12 +353,6 @@ def fold_members(fold: Labels) -> list[Labels]:
     starts = np.flatnonzero(np.diff(fold[order])) + 1
     assert len(starts), "a fold that holds every row leaves none to train on"
     return np.split(order, starts)
-
-
-def chunks(rows: int, width: int) -> Iterator[slice]:
-    """Slices over the rows, each of so many that `width` float64 numbers for every one of them make 32 MiB."""
-    step = max(1, _CHUNK_BYTES // (8 * max(width, 1)))
-    return (slice(start, start + step) for start in range(0, rows, step))
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,7 +8,10 @@ from typing import Any, Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from graftage.learn.gram import Floats, Reals, chunks
+from graftage.learn.chunking import chunks
+
+Floats = NDArray[np.float64]
+Reals = NDArray[np.floating[Any]]
 
 Transform = Literal["unit", "root", "plain"]
 Kernel = Literal["arc-cosine", "gaussian"]

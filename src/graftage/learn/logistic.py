@@ -22,7 +22,8 @@ import numpy as np
 import scipy.linalg
 from numpy.typing import NDArray
 
-from graftage.learn.gram import Floats, Labels, Reals, centring_noise, chunks, fold_members, moments, principal
+from graftage.learn.chunking import chunks
+from graftage.learn.gram import Floats, Labels, Reals, centring_noise, fold_members, moments, principal
 
 Masks = NDArray[np.bool_]
 

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from graftage.learn import defaults
 from graftage.learn.baseline import SHARPNESS
-from graftage.learn.gram import Floats, Labels, Reals, centring_noise, chunks, principal
+from graftage.learn.chunking import chunks
+from graftage.learn.gram import Floats, Labels, Reals, centring_noise, principal
 from graftage.learn.head import transform
 from graftage.learn.search import Trial, search
 

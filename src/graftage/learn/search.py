@@ -17,17 +17,8 @@ from numpy.typing import NDArray
 from threadpoolctl import ThreadpoolController
 
 from graftage.learn import defaults
-from graftage.learn.gram import (
-    Floats,
-    Labels,
-    Reals,
-    Smoother,
-    chunks,
-    iter_held_out,
-    iter_held_out_primal,
-    moments,
-    principal,
-)
+from graftage.learn.chunking import chunks
+from graftage.learn.gram import Floats, Labels, Reals, Smoother, iter_held_out, iter_held_out_primal, moments, principal
 from graftage.learn.head import TRANSFORMS, Head, Kernel, Transform, blend, kernel_of_inner, transform
 from graftage.learn.logistic import fit_path, held_out_logits_path
 from graftage.learn.temperature import fit_temperature, log_softmax

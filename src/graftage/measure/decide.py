@@ -11,7 +11,6 @@ from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import special
 
 from graftage.measure.unlike import FALSE_ALARM, Unlike
 
@@ -38,6 +37,8 @@ def conformal_rank(n: int, coverage: float, *, confidence: float = CONFIDENCE) -
     """
     if n < 1:
         return None
+    from scipy import special  # fitting needs it, answering does not
+
     reached = special.bdtr(np.arange(n, dtype=np.float64), n, coverage)  # of k = 1 .. n
     k = int(np.searchsorted(reached, confidence)) + 1
     return k if k <= n else None
@@ -112,6 +113,8 @@ def upper_bound(errors: float, n: float, *, confidence: float = CONFIDENCE) -> f
     """Clopper and Pearson's one-sided upper bound (1934) of a rate of which `errors` in n were seen; 1 where n = 0."""
     if errors >= n:
         return 1.0
+    from scipy import special
+
     return float(special.betaincinv(errors + 1.0, n - errors, confidence))
 
 

@@ -27,10 +27,10 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from graftage.learn.gram import Reals
 from graftage.learn.head import transform
 
 Floats = NDArray[np.float64]
+Reals = NDArray[np.floating[Any]]
 Singles = NDArray[np.float32]
 Ints = NDArray[np.int64]
 

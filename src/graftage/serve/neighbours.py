@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
-import scipy.linalg
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
@@ -98,6 +97,8 @@ def remember(X: NDArray[np.float32], y: Ints, names: Sequence[str]) -> Neighbour
         y: int64 (n,) classes.
         names: n paths, none of which holds a zero character.
     """
+    import scipy.linalg  # before the threads are limited: what is loaded later would not be
+
     rows = _unit(folded(X))
     with threadpool_limits(1):  # sums split over threads would round otherwise from run to run
         gram = rows.T.astype(np.float64) @ rows.astype(np.float64)  # (F, F)

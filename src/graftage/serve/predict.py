@@ -5,7 +5,7 @@ Decoding, making the square, the network, the head, the temperature and the clas
 
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graftage.data.decode import DEFAULT_LIMITS, Limits, decode
+from graftage.data.inputs import Input
 from graftage.data.sources import read
 from graftage.errors import BackboneError, BundleError, OptionError, PictureError
 from graftage.features.backbone import Backbone
@@ -67,6 +68,21 @@ class Prediction:
     def runner_up_probability(self) -> float:
         """Probability of the second class, 0 to 1; 0 if rejected."""
         return sorted(self.probabilities)[-2] if self.probabilities else 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class Answered:
+    """What the model says of one input.
+
+    Attributes:
+        input: without its bytes.
+        prediction: named as the input is.
+        features: float32 (D,), what the network made of the picture; None if it was rejected.
+    """
+
+    input: Input
+    prediction: Prediction
+    features: NDArray[np.float32] | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,14 +148,22 @@ class Predictor:
 
     def stream(self, paths: Iterable[str | Path], *, workers: int = 0) -> Iterator[Prediction]:
         """Predictions in the order of the paths, as they are ready, in constant memory however many there are."""
+        inputs = (Input(str(path), Path(path)) for path in paths)
+        return (answered.prediction for answered in self.answers(inputs, workers=workers))
+
+    def answers(self, inputs: Iterable[Input], *, workers: int = 0) -> Generator[Answered, None, None]:
+        """An answer for every input, in order, as they are ready; inputs are taken as they are needed."""
         if workers < 0:
             raise OptionError(f"workers must be 0 or more, got {workers}")
-        names: deque[str] = deque()  # as the caller spelt them; as short as what is under way
+        return self._stream(inputs, workers)
+
+    def _stream(self, inputs: Iterable[Input], workers: int) -> Generator[Answered, None, None]:
+        asked: deque[Input] = deque()  # as short as what is under way
 
         def jobs() -> Iterator[Job]:
-            for i, path in enumerate(paths):
-                names.append(str(path))
-                yield Job(i, Path(path))
+            for i, each in enumerate(inputs):
+                asked.append(each if each.data is None else replace(each, data=None))
+                yield Job(i, each.path or Path(each.name), data=each.data, reason=each.reason)
 
         seen = stream(
             jobs(),
@@ -150,8 +174,10 @@ class Predictor:
             workers=workers,
         )
         while chunk := list(islice(seen, _TOGETHER)):
-            for answer in self._answers(chunk):
-                yield replace(answer, path=names.popleft())
+            for found, answer in zip(chunk, self._answers(chunk), strict=True):
+                own = asked.popleft()
+                features = None if found.reason else found.vectors[0]
+                yield Answered(own, replace(answer, path=own.name), features)
 
     def predict_bytes(self, data: bytes, *, name: str = "") -> Prediction:
         """One prediction for a picture held in memory."""

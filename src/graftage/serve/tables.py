@@ -1,8 +1,6 @@
-"""Predictions become rows: CSV, JSON lines, Parquet, or aligned text for a terminal (W).
+"""Predictions become rows: CSV, JSON lines, Arrow for Parquet, or aligned text for a terminal.
 
-Rows stream: each is written as soon as it is known (Parquet: in groups of 10,000), and memory does not grow with their
-number. A file is written under `NAME.part` and renamed when complete, so NAME is never half a table; a run that stops
-early leaves `NAME.part` with the rows it had, and says so in a note on the exception.
+How the rows get into files, whole or not at all, is in `outputs`.
 
 Text is written as it stands. In particular a cell that begins with `=`, `+`, `-` or `@` is not altered, because the
 path must still name the file: import tables with untrusted file names into a spreadsheet as text, not as formulas.
@@ -13,23 +11,21 @@ is written with backslash escapes, as in `caf\\udce9.jpg`; the terminal table es
 import codecs
 import csv
 import json
-import os
 import sys
 import unicodedata
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
-from typing import IO, Literal, Protocol, TextIO, get_args
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TextIO
 
-from graftage.errors import OptionError, StoreError
+if TYPE_CHECKING:
+    from graftage.serve.predict import Prediction
 
 Format = Literal["csv", "jsonl", "parquet", "table"]
 Status = Literal["ok", "repaired", "rejected"]
 Cell = str | float | bool | None
 
-# Columns of CSV and Parquet, in order; on request one more per class, named p:CLASS.
+# Columns of CSV and Parquet, in order; on request one before them, `id`, and one more per class, named p:CLASS.
 COLUMNS = (
     *("path", "status", "reason", "label", "probability", "runner_up", "runner_up_probability"),
     *("prediction_set", "abstained", "unlike_p", "unlike"),
@@ -38,8 +34,8 @@ _NUMBERS = ("probability", "runner_up_probability", "unlike_p")
 _TRUTHS = ("abstained", "unlike")
 # Nine significant digits give back the same float32.
 _DIGITS = 9
-# Rows that Parquet collects before it writes them as one row group.
-ROW_GROUP = 10_000
+# Rows of a row group in Parquet; fewer where there are so many classes that it would hold more cells than this.
+ROW_GROUP, _GROUP_CELLS = 10_000, 2_000_000
 # Rows whose cells decide the column widths of a terminal table; longer cells in later rows stick out.
 SAMPLE = 50
 
@@ -62,6 +58,7 @@ class Row:
         abstained: whether the model is not sure enough; None when rejected or not promised.
         unlike_p: p-value, 0 to 1, low is odd; None when rejected or not judged.
         unlike: whether the picture is unlike those trained on; None likewise.
+        id: what the input calls it, "" where it has no name but its path.
     """
 
     path: str
@@ -76,6 +73,37 @@ class Row:
     abstained: bool | None = None
     unlike_p: float | None = None
     unlike: bool | None = None
+    id: str = ""
+
+
+def row_of(prediction: "Prediction", *, id: str = "") -> Row:
+    """A prediction as a row; what a rejected picture does not have is None."""
+    if prediction.status == "rejected":
+        return Row(prediction.path, "rejected", prediction.reason, id=id)
+    return Row(**vars(prediction), runner_up_probability=prediction.runner_up_probability, id=id)
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Which columns a table has.
+
+    Attributes:
+        classes: of which every probability is written, in the order of `Row.probabilities`; empty for none.
+        ids: whether there is a column `id`.
+    """
+
+    classes: tuple[str, ...] = ()
+    ids: bool = False
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Their names, in order."""
+        return (*(("id",) if self.ids else ()), *COLUMNS, *(f"p:{name}" for name in self.classes))
+
+
+def shape_of(classes: Sequence[str], *, all_probabilities: bool, ids: bool = False) -> Shape:
+    """The columns for a model's classes."""
+    return Shape(tuple(readable(name) for name in classes) if all_probabilities else (), ids)
 
 
 class Writer(Protocol):
@@ -85,121 +113,19 @@ class Writer(Protocol):
         """Write one row; it may be held back until its block is full."""
 
     def finish(self) -> None:
-        """Write what was held back; `open_writer` calls this once, after the last row."""
-
-
-@contextmanager
-def open_writer(
-    target: Path | None, *, format: Format, classes: Sequence[str], all_probabilities: bool
-) -> Iterator[Writer]:
-    r"""Open a table of predictions, for use in a `with` statement.
-
-    Args:
-        target: the file to write, or None for standard output. An existing file is replaced only when the new one is
-            complete.
-        format: "csv" (UTF-8, lines end in \n), "jsonl" (one object per line), "parquet" (needs pyarrow and a target;
-            probabilities as float32) or "table" (percent with one decimal, for people).
-        classes: the model's classes, in the order of `Row.probabilities`.
-        all_probabilities: add the probability of every class: columns `p:CLASS`, in JSON an object `probabilities`.
-
-    Yields:
-        A writer; call its `write(row)` once per picture.
-
-    Raises:
-        OptionError: an unknown format, or Parquet without pyarrow or without a target.
-        StoreError: the target cannot be written.
-    """
-    _check_options(target, format)
-    shown = tuple(_text(name, "utf-8") for name in classes) if all_probabilities else ()
-    if target is None:
-        writer = _text_writer(sys.stdout, format, shown)
-        yield writer
-        writer.finish()
-        return
-    with _replacing(target) as file:
-        inner = _Parquet(file.buffer, shown) if format == "parquet" else _text_writer(file, format, shown)
-        yield from _guarded(_Stored(inner, target))
-
-
-def _check_options(target: Path | None, format: str) -> None:
-    if format not in get_args(Format):
-        raise OptionError(f"format is {format!r}, but must be one of {', '.join(get_args(Format))}")
-    if format == "parquet" and target is None:
-        raise OptionError("format parquet cannot go to the terminal: name a file to write")
-    if format == "parquet" and find_spec("pyarrow") is None:
-        raise OptionError("format parquet needs pyarrow, which is missing: run `pip install 'graftage[parquet]'`")
-
-
-# ---------------------------------------------------------------- files
-
-
-@contextmanager
-def _replacing(target: Path) -> Iterator[TextIO]:
-    """A file open under `target`.part; renamed to `target` on success, left in place and mentioned otherwise."""
-    part = target.parent / f"{target.name}.part"
-    if target.is_dir():
-        raise StoreError(f"{target}: is a folder: name a file to write")
-    with _store_errors(target):
-        file = part.open("w", encoding="utf-8", newline="")  # newline="": the formats end their own lines
-    try:
-        yield file
-        with _store_errors(target):
-            file.flush()
-            os.fsync(file.fileno())
-            file.close()
-            part.replace(target)
-    except BaseException as fault:
-        with suppress(OSError):  # closing writes what is still buffered, and would report a full disk a second time
-            file.close()
-        fault.add_note(f"{target} was not written; the rows that were finished are in {part}")
-        raise
-
-
-@contextmanager
-def _store_errors(target: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as fault:
-        why = fault.strerror or str(fault)
-        raise StoreError(f"{target}: cannot be written ({why}): choose another place or free some space") from fault
-
-
-class _Stored:
-    """A writer whose system errors name the file, so that they are not taken for those of a picture."""
-
-    def __init__(self, inner: Writer, target: Path) -> None:
-        self._inner = inner
-        self._target = target
-
-    def write(self, row: Row) -> None:
-        with _store_errors(self._target):
-            self._inner.write(row)
-
-    def finish(self) -> None:
-        with _store_errors(self._target):
-            self._inner.finish()
-
-
-def _guarded(writer: Writer) -> Iterator[Writer]:
-    """Yield the writer; finish it also after a fault, because the rows held back belong in the partial file."""
-    try:
-        yield writer
-    except BaseException:
-        with suppress(StoreError):
-            writer.finish()
-        raise
-    writer.finish()
+        """Write what was held back; to be called once, after the last row."""
 
 
 # ---------------------------------------------------------------- formats
 
 
-def _text_writer(file: TextIO, format: str, classes: tuple[str, ...]) -> Writer:
+def text_writer(file: TextIO, format: Literal["csv", "jsonl", "table"], shape: Shape, *, begun: bool = False) -> Writer:
+    """Rows as lines of a text file, which must not end lines itself; where it is `begun`, its head is there already."""
     encoding = codecs.lookup(file.encoding or "utf-8").name
     put = _sink(file, encoding)
     if format == "csv":
-        return _Csv(put, classes)
-    return _JsonLines(put, classes, ascii_only=encoding != "utf-8") if format == "jsonl" else _Table(put, classes)
+        return _Csv(put, shape, head=not begun)
+    return _JsonLines(put, shape, ascii_only=encoding != "utf-8") if format == "jsonl" else _Table(put, shape.classes)
 
 
 def _sink(file: TextIO, encoding: str) -> Callable[[str], None]:
@@ -211,6 +137,11 @@ def _sink(file: TextIO, encoding: str) -> Callable[[str], None]:
     return put
 
 
+def readable(text: str) -> str:
+    """A text as the tables have it: what UTF-8 cannot hold is escaped."""
+    return _text(text, "utf-8")
+
+
 def _text(text: str, encoding: str) -> str:
     return text.encode(encoding, "backslashreplace").decode(encoding)
 
@@ -219,10 +150,11 @@ def _number(value: float | None) -> float | None:
     return None if value is None else float(f"{value:.{_DIGITS}g}")
 
 
-def _cells(row: Row, classes: tuple[str, ...]) -> dict[str, Cell]:
+def _cells(row: Row, shape: Shape) -> dict[str, Cell]:
     """Column name to value, in order; probabilities of a rejected picture are None."""
-    cells: dict[str, Cell] = {name: _cell(getattr(row, name)) for name in COLUMNS}
-    return cells | {f"p:{name}": value for name, value in _by_class(row, classes).items()}
+    cells: dict[str, Cell] = {"id": readable(row.id)} if shape.ids else {}
+    cells |= {name: _cell(getattr(row, name)) for name in COLUMNS}
+    return cells | {f"p:{name}": value for name, value in _by_class(row, shape.classes).items()}
 
 
 def _cell(value: str | float | bool | tuple[str, ...] | None) -> Cell:
@@ -249,14 +181,15 @@ def _by_class(row: Row, classes: tuple[str, ...]) -> dict[str, float | None]:
 
 
 class _Csv:
-    def __init__(self, put: Callable[[str], None], classes: tuple[str, ...]) -> None:
+    def __init__(self, put: Callable[[str], None], shape: Shape, *, head: bool) -> None:
         # The csv module quotes a carriage return for certain only while it is part of its line end; put() ends lines.
         self._rows = csv.writer(_Lines(put), lineterminator="\r\n")
-        self._classes = classes
-        self._rows.writerow([*COLUMNS, *(f"p:{name}" for name in classes)])
+        self._shape = shape
+        if head:
+            self._rows.writerow(shape.columns)
 
     def write(self, row: Row) -> None:
-        cells = _cells(row, self._classes).values()
+        cells = _cells(row, self._shape).values()
         self._rows.writerow([_printed(cell) for cell in cells])
 
     def finish(self) -> None:
@@ -278,50 +211,68 @@ class _Lines:
 
 
 class _JsonLines:
-    def __init__(self, put: Callable[[str], None], classes: tuple[str, ...], *, ascii_only: bool) -> None:
+    def __init__(self, put: Callable[[str], None], shape: Shape, *, ascii_only: bool) -> None:
         self._put = put
-        self._classes = classes
+        self._shape = shape
         self._ascii_only = ascii_only  # JSON has its own escapes for what an old terminal's encoding cannot hold
 
     def write(self, row: Row) -> None:
-        record: dict[str, object] = dict(_cells(row, ()))
-        record["prediction_set"] = [_text(name, "utf-8") for name in row.prediction_set]
-        if self._classes:
-            record["probabilities"] = _by_class(row, self._classes)
+        record: dict[str, object] = dict(_cells(row, Shape(ids=self._shape.ids)))
+        record["prediction_set"] = [readable(name) for name in row.prediction_set]
+        if self._shape.classes:
+            record["probabilities"] = _by_class(row, self._shape.classes)
         self._put(json.dumps(record, ensure_ascii=self._ascii_only, allow_nan=False))
 
     def finish(self) -> None:
         pass
 
 
-class _Parquet:
-    def __init__(self, file: IO[bytes], classes: tuple[str, ...]) -> None:
-        import pyarrow
-        from pyarrow import parquet
+def arrow_schema(shape: Shape) -> Any:
+    """The columns' types in Arrow, a `pyarrow.Schema`: probabilities float32, truths bool, all else text."""
+    import pyarrow
 
-        numbers = {*_NUMBERS, *(f"p:{name}" for name in classes)}
-        names = (*COLUMNS, *(f"p:{name}" for name in classes))
-        kinds = {**dict.fromkeys(numbers, pyarrow.float32()), **dict.fromkeys(_TRUTHS, pyarrow.bool_())}
-        types = [kinds.get(name, pyarrow.string()) for name in names]
-        self._schema = pyarrow.schema(list(zip(names, types, strict=True)))
-        self._file = parquet.ParquetWriter(file, self._schema)
-        self._table = pyarrow.Table
-        self._classes = classes
-        self._held: list[dict[str, Cell]] = []
+    numbers = {*_NUMBERS, *(f"p:{name}" for name in shape.classes)}
+    kinds = {**dict.fromkeys(numbers, pyarrow.float32()), **dict.fromkeys(_TRUTHS, pyarrow.bool_())}
+    return pyarrow.schema([(name, kinds.get(name, pyarrow.string())) for name in shape.columns])
 
-    def write(self, row: Row) -> None:
-        self._held.append(_cells(row, self._classes))
-        if len(self._held) == ROW_GROUP:
-            self._flush()
 
-    def finish(self) -> None:
-        self._flush()
-        self._file.close()
+def arrow_table(rows: Sequence[Row], shape: Shape) -> Any:
+    """Rows as a `pyarrow.Table` of `arrow_schema`."""
+    import pyarrow
 
-    def _flush(self) -> None:
-        if self._held:
-            self._file.write_table(self._table.from_pylist(self._held, schema=self._schema))
-            self._held.clear()
+    return pyarrow.Table.from_pylist([_cells(row, shape) for row in rows], schema=arrow_schema(shape))
+
+
+def lines_to_parquet(lines: Path, target: Path, shape: Shape) -> None:
+    """Rows that were written as JSON lines, as a Parquet file; a row group is held at a time."""
+    import pyarrow
+    from pyarrow import parquet
+
+    schema = arrow_schema(shape)
+    most = max(1, min(ROW_GROUP, _GROUP_CELLS // len(shape.columns)))
+    with parquet.ParquetWriter(target, schema) as file, lines.open(encoding="utf-8", newline="\n") as stream:
+        held: list[Mapping[str, object]] = []
+        for line in stream:
+            held.append(_from_json(json.loads(line)))
+            if len(held) == most:
+                file.write_table(pyarrow.Table.from_pylist(held, schema=schema))
+                held.clear()
+        if held:
+            file.write_table(pyarrow.Table.from_pylist(held, schema=schema))
+
+
+def _from_json(record: dict[str, Any]) -> Mapping[str, object]:
+    by_class = record.pop("probabilities", {})
+    names = record["prediction_set"]
+    return {**record, "prediction_set": listed(names), **{f"p:{name}": value for name, value in by_class.items()}}
+
+
+def names_written(file: Path, format: Literal["csv", "jsonl"]) -> Iterator[tuple[str, str]]:
+    """(path, id) of the rows in a text file, in order; as `readable` gave them."""
+    with file.open(encoding="utf-8", newline="" if format == "csv" else "\n") as stream:
+        rows = csv.DictReader(stream) if format == "csv" else map(json.loads, stream)
+        for row in rows:
+            yield row["path"], row.get("id") or ""
 
 
 # ---------------------------------------------------------------- terminal

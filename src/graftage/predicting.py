@@ -1,0 +1,221 @@
+"""`graftage predict`: a model and pictures, however many and wherever they lie, become a row per picture."""
+
+import argparse
+import hashlib
+import json
+import sys
+from collections.abc import Iterator
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from graftage.errors import OptionError
+from graftage.flags import add_flags
+
+if TYPE_CHECKING:
+    from graftage.data.gathering import Named
+    from graftage.data.inputs import Input
+    from graftage.serve.batch import Tally
+    from graftage.serve.predict import Predictor
+    from graftage.serve.tables import Format
+
+    Commands = argparse._SubParsersAction[argparse.ArgumentParser]
+
+_TEXT = """\
+A row per picture, in the order given: label, calibrated probability, runner-up, the set of classes that holds the true
+one, whether the model is sure enough, whether the picture is unlike those trained on.
+A picture that cannot be used has its row too, with the reason.
+
+PATH is any of these, and any number of them; memory does not grow with the number of pictures:
+
+  a.jpg                        a picture
+  photos/                      a folder, searched for pictures and tar shards
+  shard-000.tar  'shard-{000..099}.tar.gz'     tar shards (WebDataset), read as they stand; rows are named SHARD/MEMBER
+  new.csv .tsv .jsonl .parquet a table with a column of paths; in Parquet also of pictures' bytes, or {bytes, path}
+  -                            a list of these on standard input, as --list FILE reads one from a file
+
+Exit status: 0 if every input has its row, pictures that could not be used included; 2 if a shard or table broke off, so
+that inputs may be missing (a row says which), or if something else is to be mended; 1 a fault of graftage.
+"""
+_END = """\
+examples:
+  graftage predict model.safetensors a.jpg b.jpg
+  graftage predict model.safetensors photos/ -o predictions.csv
+  graftage predict model.safetensors photos/ -o predictions.csv --resume    goes on after a kill, loses no row
+  find . -name '*.jpg' -print0 | graftage predict model.safetensors - --null --format jsonl
+  graftage predict model.safetensors new.csv --path-col file --id-col sku -o labels.parquet
+  graftage predict model.safetensors 'shard-{000..099}.tar' -o predictions/ --format parquet
+"""
+
+
+def add_predict(commands: "Commands") -> None:
+    """Adds the command to the command line."""
+    parser = commands.add_parser(
+        "predict",
+        help="model and pictures → a row per picture",
+        description=_TEXT,
+        epilog=_END,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("model", type=Path, metavar="MODEL", help="a model.safetensors, or the folder of a run")
+    parser.add_argument("paths", nargs="*", metavar="PATH", help="pictures, folders, shards, tables, or -")
+    parser.add_argument("--list", metavar="FILE", help="also take the paths in FILE, one a line; - is standard input")
+    parser.add_argument("-0", "--null", action="store_true", help="lists are separated by zero bytes, not by lines")
+    parser.add_argument("--path-col", metavar="NAME", help="of a table: column of the pictures (default: a usual name)")
+    parser.add_argument("--id-col", metavar="NAME", help="of a table: column carried to the output as id")
+    parser.add_argument("--root", type=Path, metavar="FOLDER", help="of a table: its paths begin here, not beside it")
+    parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="write here instead of the terminal")
+    parser.add_argument("--format", choices=("csv", "jsonl", "parquet", "table"), help="default: by the name of FILE")
+    parser.add_argument(
+        "--rows-per-part", type=int, metavar="N", help="with -o FOLDER --format parquet: rows a file (default: 100000)"
+    )
+    parser.add_argument("--resume", action="store_true", help="go on with the interrupted run of the same command")
+    parser.add_argument("--all", action="store_true", help="the probability of every class, not of two")
+    add_flags(parser, ("device", "precision", "workers", "repair"))
+    parser.set_defaults(run=_predict)
+
+
+def _predict(arguments: argparse.Namespace) -> int:
+    try:
+        return _rows(arguments)
+    except KeyboardInterrupt as stop:
+        for line in ("\ngraftage: interrupted", *getattr(stop, "__notes__", ())):
+            print(_encodable(line), file=sys.stderr)
+        if arguments.output is not None:
+            print("the same command with --resume goes on from there", file=sys.stderr)
+        return 130
+
+
+def _rows(arguments: argparse.Namespace) -> int:
+    from graftage.serve.batch import Counting, predict_all
+    from graftage.serve.outputs import open_writer
+    from graftage.terminal import Terminal
+
+    named = _named(arguments)
+    named.check()
+    predictor = _loaded(arguments)
+    inputs = _some(named, predictor)
+    quiet = arguments.output is None
+    with (
+        Terminal(quiet=quiet) as terminal,
+        open_writer(
+            arguments.output,
+            format=_format(arguments),
+            classes=predictor.classes,
+            all_probabilities=arguments.all,
+            ids=bool(arguments.id_col),
+            per_part=_per_part(arguments),
+            made_by=_made_by(arguments, predictor) if arguments.output else None,
+            resume=arguments.resume,
+        ) as sink,
+    ):
+        if arguments.resume:
+            terminal.note(_goes_on(sink.resumed))
+        terminal.stage("predict")
+        counting = None if quiet else Counting(named.count)
+        tally = predict_all(
+            predictor,
+            inputs,
+            sink,
+            workers=arguments.workers or 0,
+            progress=terminal.progress,
+            total=lambda: counting.total if counting else 0,
+        )
+    return _closed(arguments, tally)
+
+
+def _named(arguments: argparse.Namespace) -> "Named":
+    from graftage.data.gathering import Named
+    from graftage.data.rows import Asked
+
+    if not arguments.paths and not arguments.list:
+        raise OptionError("predict needs pictures: name files or folders, or --list FILE")
+    asked = Asked(arguments.path_col or "", arguments.id_col or "", arguments.root)
+    return Named(tuple(arguments.paths), arguments.list or "", arguments.null, asked)
+
+
+def _some(named: "Named", predictor: "Predictor") -> Iterator["Input"]:
+    """The inputs. Raises OptionError where there is none."""
+    inputs = named.inputs(limits=predictor.limits)
+    first = next(inputs, None)
+    if first is None:
+        what = f"{named.list}: the list names" if named.list else f"{', '.join(named.paths)}: there is"
+        raise OptionError(f"{what} no picture")
+    return chain([first], inputs)
+
+
+def _loaded(arguments: argparse.Namespace) -> "Predictor":
+    from graftage.serve.predict import load
+
+    device, precision = arguments.device or "auto", arguments.precision or "auto"
+    return load(arguments.model, device=device, precision=precision, repair=bool(arguments.repair))
+
+
+def _format(arguments: argparse.Namespace) -> "Format":
+    if arguments.output is None:
+        usual: Format = "table" if sys.stdout.isatty() else "csv"
+    else:
+        endings: dict[str, Format] = {".jsonl": "jsonl", ".parquet": "parquet"}
+        usual = endings.get(arguments.output.suffix.lower(), "csv")
+    chosen: Format = arguments.format or usual
+    return chosen
+
+
+def _per_part(arguments: argparse.Namespace) -> int:
+    """Rows of a part where parts are asked for, else 0."""
+    from graftage.serve.outputs import ROWS_PER_PART
+
+    asked: int | None = arguments.rows_per_part
+    if asked is not None and asked < 1:
+        raise OptionError(f"--rows-per-part must be 1 or more, got {asked}")
+    target: Path | None = arguments.output
+    if target is None or _format(arguments) != "parquet":
+        if asked is not None:
+            raise OptionError("--rows-per-part is for Parquet in a folder: say -o FOLDER --format parquet")
+        return 0
+    if asked is not None or target.is_dir() or not target.suffix:
+        return asked or ROWS_PER_PART
+    return 0
+
+
+def _made_by(arguments: argparse.Namespace, predictor: "Predictor") -> dict[str, str]:
+    """What an interrupted run must share with the one that goes on with it, by the name that a person is told."""
+    from graftage import __version__
+
+    with Path(predictor.source).open("rb") as file:
+        model = hashlib.file_digest(file, "sha256").hexdigest()
+    columns = [predictor.classes if arguments.all else [], arguments.id_col or "", _per_part(arguments)]
+    return {
+        "model file": model,
+        "engine or precision": predictor.forward.key,
+        "version of graftage": __version__,
+        "format or set of columns (--format, --all, --id-col, --rows-per-part)": json.dumps(
+            [_format(arguments), *columns]
+        ),
+        "way with damaged pictures (--repair)": str(bool(arguments.repair)),
+    }
+
+
+def _goes_on(rows: int) -> str:
+    return f"goes on after {rows:,} rows" if rows else "there is nothing to go on with: begins at the first input"
+
+
+def _closed(arguments: argparse.Namespace, tally: "Tally") -> int:
+    """What a person is told in the end, and the exit status."""
+    if arguments.output is not None:
+        print(_encodable(f"{tally.rows - tally.left:,} pictures predicted, {tally.left:,} could not be used; "
+                         f"{arguments.output}"))  # fmt: skip
+    elif tally.left:
+        print(f"{tally.left:,} of {tally.rows:,} could not be used", file=sys.stderr)
+    if tally.broken:
+        print(
+            f"graftage: {tally.broken:,} shards, tables or folders could not be read to their end, so pictures may be "
+            "missing; their rows say why",
+            file=sys.stderr,
+        )
+    return 2 if tally.broken else 0
+
+
+def _encodable(text: str) -> str:
+    encoding = sys.stdout.encoding or "utf-8"
+    return text.encode(encoding, "backslashreplace").decode(encoding)
