@@ -1,10 +1,13 @@
 """`graftage embed` and `graftage.embed`: pictures become the feature vectors of a pretrained network or of a model."""
 
 import argparse
+import sys
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,9 +18,11 @@ from graftage.data.sources import unlabelled
 from graftage.errors import OptionError
 from graftage.features.preprocess import FITS, Fit
 from graftage.flags import add_flags, given_flags
+from graftage.raying import add_ray, workers_of
 from graftage.settings import Settings
 
 if TYPE_CHECKING:
+    from graftage.data.gathering import Named
     from graftage.features.embed import Embedded, Embedder
     from graftage.progress import Watcher
 
@@ -39,6 +44,7 @@ examples:
 # flags that say which network; a model brings its own
 _NETWORK = ("architecture", "img_size", "layers", "licence")
 _ENGINE = ("device", "precision", "workers", "repair")
+_TELL = 100  # rows between two words about progress
 
 
 @dataclass(frozen=True, eq=False)
@@ -169,7 +175,12 @@ def add_embed(commands: "Commands") -> None:
         epilog=_END,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="pictures, or folders searched for them")
+    parser.add_argument("paths", nargs="*", metavar="PATH", help="pictures, folders, shards, tables, or -")
+    parser.add_argument("--list", metavar="FILE", help="also take the paths in FILE, one a line; - is standard input")
+    parser.add_argument("-0", "--null", action="store_true", help="lists are separated by zero bytes, not by lines")
+    parser.add_argument("--path-col", metavar="NAME", help="of a table: column of the pictures (default: a usual name)")
+    parser.add_argument("--id-col", metavar="NAME", help="of a table: column that becomes the id")
+    parser.add_argument("--root", type=Path, metavar="FOLDER", help="of a table: its paths begin here, not beside it")
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help="a .parquet or .npz file")
     parser.add_argument(
         "--backbone",
@@ -179,23 +190,71 @@ def add_embed(commands: "Commands") -> None:
     )
     parser.add_argument("--fit", choices=FITS, default="", help="how a picture is made square (default: squash)")
     add_flags(parser, (*_NETWORK, *_ENGINE))
+    add_ray(parser)
     parser.set_defaults(run=_embed)
 
 
 def _embed(arguments: argparse.Namespace) -> int:
+    from graftage.serve.batch import Counting
     from graftage.serve.vectors import open_vectors, require_target
     from graftage.terminal import Terminal
 
     require_target(arguments.output)
-    inputs = list(_inputs(arguments.paths))
-    rejected = 0
+    named = _named(arguments)
+    named.check()
+    rows = left = broken = 0
     with Terminal() as terminal:
         given = given_flags(arguments, (*_NETWORK, *_ENGINE))
-        embedder, about, workers = opened(arguments.backbone, arguments.fit, given, terminal)
-        rows = _told(embedder.embed(inputs, workers=workers), len(inputs), terminal)
-        with open_vectors(arguments.output, width=embedder.width, about=about) as writer:
-            for row in rows:
-                rejected += row.vector is None
+        embedder, about, _ = opened(arguments.backbone, arguments.fit, given, terminal)
+        counting = Counting(named.count)
+        with (
+            _rows(arguments, named, embedder, given) as found,
+            open_vectors(arguments.output, width=embedder.width, about=about) as writer,
+        ):
+            terminal.stage("embed")
+            for row in found:
                 writer.write(row)
-    print(f"{len(inputs) - rejected:,} pictures embedded, {rejected:,} could not be used; {arguments.output}")
-    return 0
+                rows, left, broken = rows + 1, left + (row.vector is None), broken + row.broken
+                if rows % _TELL == 0:
+                    terminal.progress(rows, counting.total)
+    print(f"{rows - left:,} pictures embedded, {left:,} could not be used; {arguments.output}")
+    if broken:
+        print(
+            f"graftage: {broken:,} shards, tables or folders could not be read to their end, so pictures may be "
+            "missing; their rows say why",
+            file=sys.stderr,
+        )
+    return 2 if broken else 0
+
+
+def _named(arguments: argparse.Namespace) -> "Named":
+    from graftage.data.gathering import Named
+    from graftage.data.rows import Asked
+
+    if not arguments.paths and not arguments.list:
+        raise OptionError("embed needs pictures: name files or folders, or --list FILE")
+    asked = Asked(arguments.path_col or "", arguments.id_col or "", arguments.root)
+    return Named(tuple(arguments.paths), arguments.list or "", arguments.null, asked)
+
+
+@contextmanager
+def _rows(
+    arguments: argparse.Namespace, named: "Named", embedder: "Embedder", given: dict[str, Any]
+) -> "Iterator[Iterator[Embedded]]":
+    """The vectors, computed here or by the workers of a cluster."""
+    workers = workers_of(arguments)
+    if arguments.ray is None:
+        yield embedder.embed(named.inputs(limits=embedder.limits), workers=arguments.workers or 0)
+        return
+    from graftage.fleet.spread import cluster
+    from graftage.fleet.units import units
+    from graftage.fleet.workers import embedded
+
+    precision = "bfloat16" if embedder.forward.name.endswith("bfloat16") else "float32"
+    there = partial(_opened_there, arguments.backbone, arguments.fit, {**given, "precision": precision})
+    with cluster(arguments.ray, workers=workers) as count:
+        yield embedded(tuple(units(named)), embedder, there, workers=count, gpu=arguments.device == "cuda")
+
+
+def _opened_there(backbone: str, fit: str, options: dict[str, object]) -> "Embedder":
+    return opened(backbone, fit, options, None)[0]
