@@ -11,7 +11,7 @@ import pytest
 import graftage
 
 TOP = Path(graftage.__file__).parent
-ROOMS = ["data", "features", "learn", "measure", "report", "serve"]
+ROOMS = ["data", "features", "learn", "measure", "report", "serve", "fleet"]
 KNOW_PIPELINE = {"graftage", "graftage.cli", "graftage.demo", "graftage.sklearn"}
 HEAVY = {"torch", "timm", "openvino"}
 

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -212,3 +213,41 @@ def test_bad_options_are_named(locked: Path, options: dict[str, str], message: s
 def test_a_negative_number_of_threads_is_an_error(model: Predictor, some: list[Path]) -> None:
     with pytest.raises(gr.OptionError, match="workers must be 0 or more, got -1"):
         model.predict(some, workers=-1)
+
+
+def test_eight_threads_get_the_answers_of_one(locked: Path, class_folders: Path) -> None:
+    paths = sorted(class_folders.rglob("*.jpg"))
+    shared = load(locked)
+    expected = shared.predict(paths, workers=1)
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda k: shared.predict(paths[k:] + paths[:k], workers=2), range(8)))
+        alone = list(pool.map(lambda path: shared.predict_bytes(path.read_bytes(), name=str(path)), paths))
+    for k, answers in enumerate(found):
+        assert answers == expected[k:] + expected[:k]
+    assert alone == expected
+
+
+def test_the_folder_of_a_run_stands_for_its_model(locked: Path, some: list[Path]) -> None:
+    model = load(str(locked))
+    assert model.source == str(locked / "model.safetensors")
+    assert model.predict(some[:1]) == load(locked / "model.safetensors").predict(some[:1])
+
+
+def test_a_folder_without_a_model_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(gr.BundleError, match=r"there is no model\.safetensors in this folder; give the folder that"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "words", [("predict",), ("explain", "-o", "{}/page.html"), ("evaluate",), ("compare", "{run}", "--data")]
+)
+def test_every_command_takes_the_folder_of_a_run(
+    words: tuple[str, ...], locked: Path, class_folders: Path, tmp_path: Path
+) -> None:
+    photos.three_classes(tmp_path / "new", 4, seed=5)
+    given = tmp_path / "new" / "2" / "0.jpg" if words[0] in ("predict", "explain") else tmp_path / "new"
+    command, *rest = (word.format(tmp_path, run=locked) for word in words)
+    answers = [photos.graftage(command, model, *rest, given) for model in (locked, locked / "model.safetensors")]
+    assert [answer.status for answer in answers] == [0, 0], answers[0].err
+    if command == "predict":
+        assert answers[0].out == answers[1].out

@@ -146,6 +146,7 @@ def test_models_are_named_after_their_files_and_folders(tmp_path: Path, monkeypa
     odd.parent.mkdir()
     odd.touch()
     assert names_of(["a=b c/model.safetensors"]) == {"a-b-c": Path("a=b c/model.safetensors")}
+    assert names_of(["a=b c", "y=a=b c"]) == {"a-b-c": Path("a=b c"), "y": Path("a=b c")}  # the folder of a run
 
 
 # ---------------------------------------------------------------- the process

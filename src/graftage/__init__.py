@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from graftage.checking import Checked
     from graftage.cleaning import Cleaned
+    from graftage.embedding import Embeddings, embed
     from graftage.errors import (
         BackboneError,
         BundleError,
@@ -38,6 +39,7 @@ _HOME = {
     "Compared": "graftage.versus",
     "Curved": "graftage.growth",
     "DataError": "graftage.errors",
+    "Embeddings": "graftage.embedding",
     "Estimate": "graftage.measure.interval",
     "Explanation": "graftage.serve.predict",
     "GraftClassifier": "graftage.sklearn",
@@ -55,6 +57,7 @@ _HOME = {
     "clean": "graftage.pipeline",
     "compare": "graftage.pipeline",
     "curve": "graftage.pipeline",
+    "embed": "graftage.embedding",
     "evaluate": "graftage.pipeline",
     "explain": "graftage.pipeline",
     "load": "graftage.serve.predict",
@@ -70,6 +73,7 @@ __all__ = [
     "Compared",
     "Curved",
     "DataError",
+    "Embeddings",
     "Estimate",
     "Explanation",
     "GraftClassifier",
@@ -88,6 +92,7 @@ __all__ = [
     "clean",
     "compare",
     "curve",
+    "embed",
     "evaluate",
     "explain",
     "load",

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import graftage
 from graftage import world, zoolist
 from graftage.arguments import KindParser
+from graftage.embedding import add_embed
 from graftage.errors import GraftageError, OptionError
 from graftage.flags import ALL, CHECKED, CURVED, PREVIEWED, RANKED, add_flags, given_flags
 from graftage.predicting import add_predict
@@ -98,7 +99,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
     for add in (_add_train, add_predict, _add_evaluate, _add_compare, _add_explain, _add_check, _add_clean):
         add(commands)
-    for add in (add_serve, _add_rank, _add_curve, _add_augment_preview, _add_backbones, _add_demo):
+    for add in (add_serve, add_embed, _add_rank, _add_curve, _add_augment_preview, _add_backbones, _add_demo):
         add(commands)
     return parser
 
@@ -166,7 +167,7 @@ def _add_evaluate(commands: "Commands") -> None:
         end="examples:\n  graftage evaluate model.safetensors photos-of-next-month/ -o evaluation/\n"
         "  graftage evaluate model.safetensors photos-of-next-month/ --against older.safetensors",
     )
-    parser.add_argument("model", type=Path, metavar="MODEL", help="a model.safetensors")
+    parser.add_argument("model", type=Path, metavar="MODEL", help="a model.safetensors, or the folder of a run")
     parser.add_argument("data", type=Path, metavar="PHOTOS", help=_LABELLED)
     parser.add_argument("-o", "--output", type=Path, metavar="FOLDER", help="write report.html and tables here")
     parser.add_argument("--against", type=Path, metavar="MODEL2", help="compare with this model on the same pictures")
@@ -381,7 +382,7 @@ def _add_explain(commands: "Commands") -> None:
         "  graftage explain model.safetensors photos/new/ --photos photos/train -o explained.html\n"
         "  graftage explain model.safetensors a.jpg --class robin -o explained/    the heat map as PNG, too",
     )
-    parser.add_argument("model", type=Path, metavar="MODEL", help="a model.safetensors")
+    parser.add_argument("model", type=Path, metavar="MODEL", help="a model.safetensors, or the folder of a run")
     parser.add_argument("paths", nargs="+", type=Path, metavar="IMAGE", help="pictures, or folders searched for them")
     page = Path("explain.html")
     parser.add_argument(

@@ -280,7 +280,7 @@ def opened(contender: Path | Predictor, *, device: str = "auto") -> Predictor:
     """The model of a run, of a file, or the loaded one itself. Raises BundleError if there is none."""
     if isinstance(contender, Predictor):
         return contender
-    return predict.load(contender / outcome.MODEL if contender.is_dir() else contender, device=device)
+    return predict.load(contender, device=device)
 
 
 def _there(path: Path) -> Path:

@@ -26,12 +26,13 @@ from graftage.gate import Gate
 from graftage.measure.scores import Scores, to_json
 from graftage.progress import Journal
 from graftage.report.page import Baseline, render
+from graftage.serve.bundle import MODEL as MODEL
 from graftage.serve.bundle import Bundle, save
 from graftage.settings import COLUMNS, Settings
 from graftage.story import Ints, Leak, Measured, Outcome
 from graftage.versus import Compared
 
-MODEL, REPORT, METRICS, PREDICTIONS = "model.safetensors", "report.html", "metrics.json", "predictions.csv"
+REPORT, METRICS, PREDICTIONS = "report.html", "metrics.json", "predictions.csv"
 LEDGER, PROBLEMS, CONFIG, LOG = "ledger.csv", "problems.csv", "config.toml", "log.jsonl"
 COMPARISON = "comparison.json"
 FILES = frozenset({MODEL, REPORT, METRICS, PREDICTIONS, LEDGER, PROBLEMS, CONFIG, LOG})

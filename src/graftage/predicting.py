@@ -5,16 +5,19 @@ import hashlib
 import json
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from graftage.errors import OptionError
 from graftage.flags import add_flags
+from graftage.raying import add_ray, workers_of
 
 if TYPE_CHECKING:
     from graftage.data.gathering import Named
     from graftage.data.inputs import Input
+    from graftage.fleet.workers import Fleet
     from graftage.serve.batch import Tally
     from graftage.serve.predict import Predictor
     from graftage.serve.tables import Format
@@ -57,7 +60,7 @@ def add_predict(commands: "Commands") -> None:
         epilog=_END,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("model", type=Path, metavar="MODEL", help="a model.safetensors")
+    parser.add_argument("model", type=Path, metavar="MODEL", help="a model.safetensors, or the folder of a run")
     parser.add_argument("paths", nargs="*", metavar="PATH", help="pictures, folders, shards, tables, or -")
     parser.add_argument("--list", metavar="FILE", help="also take the paths in FILE, one a line; - is standard input")
     parser.add_argument("-0", "--null", action="store_true", help="lists are separated by zero bytes, not by lines")
@@ -71,8 +74,28 @@ def add_predict(commands: "Commands") -> None:
     )
     parser.add_argument("--resume", action="store_true", help="go on with the interrupted run of the same command")
     parser.add_argument("--all", action="store_true", help="the probability of every class, not of two")
+    add_ray(parser)
     add_flags(parser, ("device", "precision", "workers", "repair"))
     parser.set_defaults(run=_predict)
+
+
+@contextmanager
+def _fleet(
+    arguments: argparse.Namespace, named: "Named", predictor: "Predictor", workers: int
+) -> Iterator["Predictor | Fleet"]:
+    """Who answers: the model here, or the workers of a cluster."""
+    if arguments.ray is None:
+        yield predictor
+        return
+    from graftage.fleet.spread import cluster
+    from graftage.fleet.units import units
+    from graftage.fleet.workers import Fleet
+
+    with cluster(arguments.ray, workers=workers) as count:
+        pieces = tuple(units(named))
+        if not pieces:
+            raise OptionError(f"{named.list}: the list names no picture")
+        yield Fleet(predictor, pieces, count, arguments.device or "auto")
 
 
 def _predict(arguments: argparse.Namespace) -> int:
@@ -93,11 +116,15 @@ def _rows(arguments: argparse.Namespace) -> int:
 
     named = _named(arguments)
     named.check()
+    workers = workers_of(arguments)
     predictor = _loaded(arguments)
-    inputs = _some(named, predictor)
+    inputs = _some(named, predictor) if arguments.ray is None else ()  # workers read their own
     quiet = arguments.output is None
+    if arguments.ray is not None and arguments.resume:
+        raise OptionError("--resume goes on in one process: leave out --ray, or --resume")
     with (
         Terminal(quiet=quiet) as terminal,
+        _fleet(arguments, named, predictor, workers) as answering,
         open_writer(
             arguments.output,
             format=_format(arguments),
@@ -114,7 +141,7 @@ def _rows(arguments: argparse.Namespace) -> int:
         terminal.stage("predict")
         counting = None if quiet else Counting(named.count)
         tally = predict_all(
-            predictor,
+            answering,
             inputs,
             sink,
             workers=arguments.workers or 0,
@@ -182,7 +209,7 @@ def _made_by(arguments: argparse.Namespace, predictor: "Predictor") -> dict[str,
     """What an interrupted run must share with the one that goes on with it, by the name that a person is told."""
     from graftage import __version__
 
-    with arguments.model.open("rb") as file:
+    with Path(predictor.source).open("rb") as file:
         model = hashlib.file_digest(file, "sha256").hexdigest()
     columns = [predictor.classes if arguments.all else [], arguments.id_col or "", _per_part(arguments)]
     return {

@@ -52,7 +52,9 @@ def add_serve(commands: "Commands") -> None:
         epilog=_END,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("models", nargs="+", metavar="[NAME=]MODEL", help="a model.safetensors, and its name")
+    parser.add_argument(
+        "models", nargs="+", metavar="[NAME=]MODEL", help="a model.safetensors or a run's folder, and its name"
+    )
     parser.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help="default: 127.0.0.1, this machine alone")
     parser.add_argument("--port", type=int, default=8000, metavar="N", help="default: 8000; 0 takes a free one")
     parser.add_argument("--api-key", metavar="KEY", help=f"asked of every request (default: ${_KEY})")
@@ -157,7 +159,7 @@ def _is_local(host: str) -> bool:
 
 
 def names_of(given: Sequence[str]) -> dict[str, Path]:
-    """NAME=MODEL or MODEL → the files by name; a file called model.safetensors is named after its folder.
+    """NAME=MODEL or MODEL → the files by name; a run, or its model.safetensors, is named after the folder.
 
     Raises:
         OptionError: two of the same name, or a name that no request could hold.
@@ -167,7 +169,8 @@ def names_of(given: Sequence[str]) -> dict[str, Path]:
         name, equals, rest = text.partition("=")
         path = Path(rest) if equals and not Path(text).exists() else Path(text)
         if path == Path(text):
-            stem = path.resolve().parent.name if path.stem == "model" else path.stem
+            whole = path.resolve()
+            stem = whole.name if path.is_dir() else whole.parent.name if path.stem == "model" else path.stem
             name = re.sub(r"[^\w.-]", "-", stem) or "model"
         if not re.fullmatch(r"[\w.-]{1,64}", name):
             raise OptionError(f"{text}: a model's name holds 1 to 64 letters, digits, dots, dashes and underscores")

@@ -2,14 +2,14 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from graftage.data.inputs import Input
 from graftage.serve.outputs import Sink
-from graftage.serve.predict import Answered, Predictor
+from graftage.serve.predict import Answered
 from graftage.serve.tables import row_of
 
 _TELL = 0.1  # seconds between two words about progress
@@ -54,8 +54,15 @@ class Counting:
         self.total = self._count() or 0
 
 
+class Answering(Protocol):
+    """A Predictor, or what answers as one does."""
+
+    def answers(self, inputs: Iterable[Input], *, workers: int = 0) -> Generator[Answered, None, None]:
+        """An answer for every input, in order."""
+
+
 def predict_all(
-    predictor: Predictor,
+    predictor: Answering,
     inputs: Iterable[Input],
     sink: Sink,
     *,

@@ -49,6 +49,8 @@ from graftage.serve.tensorfile import (
 # Format 4 knows networks at another input size, with earlier maps (`output` "layersN") or side by side (joined by +).
 FORMAT = 4
 
+MODEL = "model.safetensors"  # its name in the folder of a run
+
 MAX_CLASSES = 100_000
 PRECISIONS = ("float32", "bfloat16")
 
@@ -131,6 +133,37 @@ def save(bundle: Bundle, path: Path) -> None:
         raw = encode_header(_info(bundle), tensors)
         _assemble(_checked(parse_header(raw, sum(tensor.nbytes for tensor in tensors.values()))), tensors)
         write(path, raw, tensors)
+
+
+def model_file(path: str | Path) -> Path:
+    """The model file that a path means: the file itself, or the one in the folder of a run.
+
+    Raises:
+        BundleError: a folder without a model file.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        return path
+    if not (path / MODEL).is_file():
+        raise BundleError(
+            f"{path}: there is no {MODEL} in this folder; give the folder that graftage train has left, or a model file"
+        )
+    return path / MODEL
+
+
+def is_model(path: str | Path) -> bool:
+    """Whether a path means a model: a folder, or a file that is one, or was until it was damaged. Weights are none."""
+    path = Path(path)
+    if path.is_dir():
+        return True
+    try:
+        with path.open("rb") as file:
+            read_header(file)
+    except (Damaged, OSError) as error:
+        return isinstance(error, Damaged)
+    except BundleError:
+        return False
+    return True
 
 
 def load(path: Path) -> Bundle:

@@ -23,7 +23,7 @@ from graftage.features.engine import Forward, open_forward
 from graftage.features.extract import Job, Seen, see, stream
 from graftage.learn.temperature import softmax
 from graftage.measure.decide import Decisions, decided
-from graftage.serve.bundle import Bundle
+from graftage.serve.bundle import Bundle, model_file
 from graftage.serve.bundle import load as load_bundle
 from graftage.serve.neighbours import Similar
 
@@ -281,7 +281,7 @@ def load(
     """Opens a model file and prepares its network on this machine. Runs no code from the file.
 
     Args:
-        path: a model.safetensors that graftage wrote.
+        path: a model.safetensors that graftage wrote, or the folder of a run that holds one.
         device: "auto", "cpu" or "cuda".
         precision: "auto" takes what the model was trained with, where this machine has it; or "float32", "bfloat16".
         limits: largest file and picture accepted.
@@ -291,9 +291,10 @@ def load(
         BundleError: no model file, or a damaged one, or its weights do not fit its network.
         OptionError: a device or precision that is not to be had.
     """
-    bundle = load_bundle(Path(path))
+    path = model_file(path)
+    bundle = load_bundle(path)
     wanted = "float32" if precision == "auto" and bundle.backbone.precision == "float32" else precision
-    backbone = Backbone(bundle.backbone, bundle.preprocess, Path(path))
+    backbone = Backbone(bundle.backbone, bundle.preprocess, path)
     try:
         forward = open_forward(
             backbone, bundle.preprocess, device=device, precision=wanted, weights=dict(bundle.weights)

@@ -1,0 +1,1 @@
+"""Past one machine: the same answers from many processes, by Ray Data."""

@@ -1,0 +1,177 @@
+"""Work that is spread over a Ray cluster: the rows of one process, whatever dies."""
+
+import io
+import os
+import re
+import signal
+import tarfile
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import pyarrow
+import pytest
+from pyarrow import parquet
+
+import photos
+from graftage.data.decode import DEFAULT_LIMITS
+from graftage.data.gathering import Named
+from graftage.data.inputs import Input
+from graftage.data.rows import Asked
+from graftage.fleet import blocks
+from graftage.fleet.spread import PACK, PACK_BYTES, cluster, spread, together
+from graftage.fleet.units import Unit, units
+from graftage.fleet.workers import predicting
+from graftage.serve.predict import Predictor, load
+
+# Ray opens pipes and sockets that it leaves to the collector, and warns of its own defaults
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:ray"),
+    pytest.mark.filterwarnings("ignore::FutureWarning:ray"),
+]
+
+
+@pytest.fixture(scope="module")
+def run(weights_file: Callable[[str], Path], class_folders: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("small") / "run"
+    network = f"{weights_file('test_efficientnet')}@32"
+    options = ("--backbone", network, "--fit", "squash", "--recipe", "linear", "--test", "none")
+    said = photos.graftage("train", class_folders, "-o", folder, *options)
+    assert said.status == 0, said.err
+    return folder
+
+
+@pytest.fixture(scope="module")
+def mixed(class_folders: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path | str]:
+    """A folder, two shards by braces, a table of bytes, a file that is not there."""
+    folder = tmp_path_factory.mktemp("mixed")
+    paths = sorted(class_folders.rglob("*.jpg"))
+    for number, some in enumerate((paths[:9], paths[9:20])):
+        with tarfile.open(folder / f"s-{number}.tar", "w") as shard:
+            for path in some:
+                shard.add(path, path.name)
+            info = tarfile.TarInfo("../bad.jpg")
+            info.size = 5
+            shard.addfile(info, io.BytesIO(b"noise"))
+    held = [{"bytes": path.read_bytes(), "path": path.name} for path in paths[:7]]
+    parquet.write_table(pyarrow.table({"image": held, "sku": [f"n{i}" for i in range(7)]}), folder / "t.parquet")
+    (folder / "list.txt").write_text("".join(f"{path}\n" for path in [*paths, folder / "{x,y}.jpg"]))
+    return [class_folders, folder / "s-{0..1}.tar", folder / "t.parquet", folder / "gone.jpg"]
+
+
+def listing(mixed: list[Path | str]) -> Path:
+    return Path(mixed[2]).with_name("list.txt")
+
+
+def named(mixed: list[Path | str]) -> Named:
+    return Named([str(path) for path in mixed], str(listing(mixed)), asked=Asked(id_col="sku"))
+
+
+def told(inputs: list[Input]) -> list[tuple[object, ...]]:
+    return [(one.name, one.path, one.data, one.reason, one.id, one.broken) for one in inputs]
+
+
+# ---------------------------------------------------------------- without Ray
+
+
+def test_the_pieces_together_are_the_inputs_of_one_process(mixed: list[Path | str]) -> None:
+    whole = [*named(mixed).inputs(limits=DEFAULT_LIMITS)]
+    pieces = [*units(named(mixed))]
+    assert told(whole) == told([one for piece in pieces for one in piece.inputs(limits=DEFAULT_LIMITS)])
+    assert len(whole) == 48 + 10 + 12 + 7 + 1 + 49
+    assert len(pieces) == 6  # each shard is one of its own
+
+
+def test_inputs_and_answers_travel_bit_by_bit(run: Path, class_folders: Path) -> None:
+    odd = os.fsdecode(b"caf\xe9 \xf0\x9f\x90\xa6.jpg")
+    inputs = [Input(odd, Path(odd), id="7"), Input("s/m", data=b"\0\xff"), Input("x", reason="no path", broken=True)]
+    block = blocks.packed(blocks.of_inputs(inputs))
+    assert told([*blocks.to_inputs(blocks.unpacked(block.column("pack")[0]))]) == told(inputs)
+    model = load(run)
+    paths = [*sorted(class_folders.rglob("*.jpg"))[:5], Path(odd)]
+    answers = [*model.answers(Input(str(path), path) for path in paths)]
+    back = [*blocks.to_answers(blocks.of_answers(answers))]
+    assert [one.prediction for one in back] == [one.prediction for one in answers]
+
+
+def test_packs_are_closed_by_number_and_by_bytes() -> None:
+    small = [*together(Input(str(i)) for i in range(2 * PACK + 1))]
+    assert [len(pack) for pack in small] == [PACK, PACK, 1]
+    large = [*together(Input(str(i), data=bytes(PACK_BYTES // 2)) for i in range(5))]
+    assert [len(pack) for pack in large] == [2, 2, 1]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--ray-workers", "2"), "--ray-workers is the number of processes of --ray"),
+        (("--ray", "--ray-workers", "0"), "--ray-workers is the number of processes of --ray, 1 or more"),
+        (("--ray", "--resume", "-o", "{}/a.csv"), "--resume goes on in one process"),
+    ],
+)
+def test_what_cannot_be_is_said(flags: tuple[str, ...], message: str, run: Path, mixed: list, tmp_path: Path) -> None:
+    said = photos.graftage("predict", run, mixed[0], *(flag.format(tmp_path) for flag in flags))
+    assert (said.status, re.search(message, said.err) is not None) == (2, True), said.err
+
+
+# ---------------------------------------------------------------- with a cluster of two workers
+
+
+def test_predict_writes_the_bytes_of_one_process(run: Path, mixed: list[Path | str], tmp_path: Path) -> None:
+    pytest.importorskip("ray.data")
+    words = ("predict", run, *mixed, "--list", listing(mixed), "--id-col", "sku", "--all")
+    alone = photos.graftage(*words, "-o", tmp_path / "alone.csv")
+    spread = photos.graftage(*words, "-o", tmp_path / "spread.csv", "--ray", "--ray-workers", 2)
+    assert spread.status == alone.status == 0, spread.err
+    assert (tmp_path / "spread.csv").read_bytes() == (tmp_path / "alone.csv").read_bytes()
+
+
+def test_embed_writes_the_bytes_of_one_process(
+    weights_file: Callable[[str], Path], mixed: list[Path | str], tmp_path: Path
+) -> None:
+    pytest.importorskip("ray.data")
+    words = ("embed", *mixed[:3], "--id-col", "sku", "--backbone", f"{weights_file('test_efficientnet')}@32")
+    alone = photos.graftage(*words, "-o", tmp_path / "alone.parquet")
+    spread = photos.graftage(*words, "-o", tmp_path / "spread.parquet", "--ray", "--ray-workers", 2)
+    assert spread.status == alone.status == 0, spread.err
+    assert (tmp_path / "spread.parquet").read_bytes() == (tmp_path / "alone.parquet").read_bytes()
+
+
+def test_a_killed_worker_loses_and_doubles_nothing(run: Path, class_folders: Path, tmp_path: Path) -> None:
+    pytest.importorskip("ray.data")
+    paths = [str(path) for path in sorted(class_folders.rglob("*.jpg"))[::2]]
+    model = load(run)
+    expected = model.predict(paths)
+    pieces = [Unit((path,)) for path in paths]  # a pack of one each
+    opened = partial(predicting, (run / "model.safetensors").read_bytes(), model.forward.key, load, 1)
+
+    def make() -> Callable[[object], object]:  # within the test: workers do not see this file
+        answer = opened()
+
+        def slowly(block: object) -> object:
+            (tmp_path / f"{os.getpid()}").touch()
+            time.sleep(0.2)
+            return answer(block)
+
+        return slowly
+
+    found, killed = [], 0
+    with cluster("local", workers=2) as count:
+        for block in spread(pieces, make, workers=count, limits=DEFAULT_LIMITS):
+            found += [one.prediction for one in blocks.to_answers(block)]
+            if len(found) in (5, 14):
+                os.kill(int(max(tmp_path.iterdir(), key=lambda file: file.stat().st_mtime).name), signal.SIGKILL)
+                killed += 1
+    assert killed == 2
+    assert found == expected
+    assert len([*tmp_path.iterdir()]) >= 3  # at least one was started anew
+
+
+def test_a_worker_with_another_engine_is_refused(run: Path) -> None:
+    model: Predictor = load(run)
+    answer = predicting((run / "model.safetensors").read_bytes(), "another", load, 1)
+    assert "engine" in blocks.fault_of(answer(blocks.of_inputs([Input("a")])))
+    assert not blocks.fault_of(blocks.of_answers([*model.answers([Input("a", reason="nothing")])]))
