@@ -74,7 +74,7 @@ class Place:
 
 
 def begin(place: Place, shape: Shape, made_by: Mapping[str, str], *, resume: bool) -> Progress:
-    """Where to begin: at the first row, or where an interrupted run has come to.
+    """Where to begin: at the first row, or where an interrupted run has come to; `done` if nothing is left to do.
 
     Raises:
         OptionError: the interrupted run is another, or parts of another run are in the folder.
@@ -110,12 +110,12 @@ def _mended(place: Place, shape: Shape, noted: Progress) -> Progress:
         if place.per_part:
             _clear(place.target, but=place.spool(part))
         spool = place.spool(part)
-        if noted.done and place.format != "parquet" and not spool.exists() and place.final(part).exists():
-            place.final(part).replace(spool)  # it had its name already, only the note was left
+        if noted.done and not spool.exists() and place.final(place.part(max(noted.rows - 1, 0))).exists():
+            return noted  # it has its name already, only the note was left
         size = spool.stat().st_size if spool.exists() else 0
     if size < noted.length:
         raise StoreError(f"{spool}: rows of the interrupted run are missing; leave out --resume to begin anew")
-    return noted
+    return replace(noted, done=False)
 
 
 def _require_no_parts(folder: Path) -> None:
