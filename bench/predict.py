@@ -12,7 +12,6 @@ in a shard, with a network so small that a hundred thousand take minutes: what i
 
 import argparse
 import io
-import os
 import subprocess
 import sys
 import tarfile
@@ -114,13 +113,18 @@ def speed(model: Path, paths: list[Path], work: Path) -> None:
     print("  each round: " + "; ".join(f"{row[1] / row[0]:.0%}" for row in found), flush=True)
 
 
+LAUNCHER = """
+import resource, subprocess, sys
+subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True)
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+"""
+
+
 def peak(*arguments: object) -> float:
-    """Largest resident set of a command, MiB."""
+    """Largest resident set of a command, MiB; from a small process, since a child begins with its parent's."""
     command = [sys.executable, "-m", "graftage", "predict", *map(str, arguments)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
-    assert status == 0, status
-    return usage.ru_maxrss / 1024
+    done = subprocess.run([sys.executable, "-S", "-c", LAUNCHER, *command], capture_output=True, text=True, check=True)
+    return int(done.stdout) / 1024
 
 
 def tiny() -> bytes:

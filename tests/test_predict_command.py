@@ -110,13 +110,10 @@ def test_what_cannot_be_is_told_at_once(
 def test_killed_it_goes_on_and_no_row_is_lost_or_doubled(model: Path, some: Path, tmp_path: Path, name: str) -> None:
     files = [str(file) for file in sorted(some.iterdir())] * 100
     (tmp_path / "list").write_text("\n".join(files))
-    graftage("predict", model, "--list", tmp_path / "list", "-o", tmp_path / "whole" / name)
     (tmp_path / "whole").mkdir()
-    assert (
-        graftage("predict", model, "--list", tmp_path / "list", "-o", tmp_path / "whole" / name, "--drift").status == 0
-    )
-    target = tmp_path / name
-    command = ["predict", str(model), "--list", str(tmp_path / "list"), "-o", str(target), "--resume", "--drift"]
+    whole, target, given = tmp_path / "whole" / name, tmp_path / name, ("--list", str(tmp_path / "list"), "--drift")
+    uninterrupted = graftage("predict", model, *given, "-o", whole)
+    command = ["predict", str(model), *given, "-o", str(target), "--resume"]
     noted, kills = 0, 0
     while kills < 2:
         with subprocess.Popen([sys.executable, "-m", "graftage", *command], stderr=subprocess.DEVNULL,
