@@ -15,7 +15,7 @@ from graftage.data.inputs import Input
 from graftage.errors import OptionError, StoreError
 from graftage.serve import outputs, places
 from graftage.serve.outputs import open_writer
-from graftage.serve.tables import Row
+from graftage.serve.tables import Row, arrow_schema, arrow_table, shape_of
 
 CLASSES = ("cat", "狗")
 N = 7
@@ -213,6 +213,14 @@ def test_one_file_and_parts_hold_the_same(tmp_path: Path) -> None:
     run(tmp_path / "out.parquet", **FORMS["out.parquet"])
     run(tmp_path / "parts", **FORMS["parts"])
     assert pq.read_table(tmp_path / "parts").to_pylist() == pq.read_table(tmp_path / "out.parquet").to_pylist()
+
+
+def test_rows_as_an_arrow_table_are_what_parquet_holds(tmp_path: Path) -> None:
+    run(tmp_path / "out.parquet", **FORMS["out.parquet"])
+    shape = shape_of(CLASSES, all_probabilities=True, ids=True)
+    made = arrow_table([row(each, i) for i, each in enumerate(inputs())], shape)
+    assert made.schema == arrow_schema(shape)
+    assert made.equals(pq.read_table(tmp_path / "out.parquet"))
 
 
 @pytest.mark.parametrize(
