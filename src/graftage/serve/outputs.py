@@ -116,8 +116,8 @@ class Output:
             part = self._place.part(self._rows)
             if part == self._place.part(max(self._rows - 1, 0)):  # else the last part was full, and this one is empty
                 complete(self._place, self._shape, part)
-            self._place.note.unlink(missing_ok=True)
             self._place.spool(part).unlink(missing_ok=True)
+            self._place.note.unlink(missing_ok=True)
 
     def leave(self, fault: BaseException) -> None:
         """After a fault: keeps what is written, and says where."""
@@ -193,6 +193,23 @@ class _Printed:
         self._writer.write(row)
 
 
+class _Finished:
+    """A table that was killed when it had its name already: no input is left to answer for."""
+
+    def __init__(self, progress: Progress) -> None:
+        self.keep: Callable[[], Mapping[str, Any]] = dict
+        self.kept = progress.kept
+        self.resumed = progress.rows
+
+    def past(self, inputs: Iterable[Input]) -> Iterator[Input]:  # noqa: ARG002
+        """None of them."""
+        return iter(())
+
+    def write(self, row: Row) -> None:  # noqa: ARG002
+        """Is not called."""
+        raise AssertionError("there was no input left")
+
+
 @contextmanager
 def open_writer(
     target: Path | None,
@@ -236,7 +253,12 @@ def open_writer(
         writer.finish()
         return
     place = Place(target, format, per_part)
-    output = Output(place, shape, begin(place, shape, dict(made_by or {}), resume=resume))
+    progress = begin(place, shape, dict(made_by or {}), resume=resume)
+    if progress.done:
+        yield _Finished(progress)
+        place.note.unlink(missing_ok=True)
+        return
+    output = Output(place, shape, progress)
     try:
         yield output
         output.finish()
