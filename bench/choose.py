@@ -31,9 +31,9 @@ from graftage.data.split import exact_groups, folds
 from graftage.entrants import prior_of, use_gap
 from graftage.learn import defaults
 from graftage.learn.head import transform
-from graftage.learn.race import Ask, Entrant, Raced, race
-from graftage.learn.rank import knn_score, linear_probe, logme
-from graftage.learn.search import Trial, fit_head, search
+from graftage.learn.race import Ask, Entrant, Raced, Sounding, race
+from graftage.learn.rank import knn_score, linear_probe, logme, sound
+from graftage.learn.search import fit_head, search
 from graftage.ranking import SHARE
 from saved import machine
 
@@ -157,9 +157,9 @@ def by_race(judged: Judged, rows: np.ndarray, seed: int) -> Choice:
             return None
         return Entrant(f"{a.name} + {b.name}", "pair", a.work + b.work, min(a.prior, b.prior), (a, b))
 
-    def answer(ask: Ask) -> Trial:
+    def answer(ask: Ask) -> Sounding:
         names = tuple(part.name for part in ask.entrant.parts) or (ask.entrant.name,)
-        return linear_probe(judged.features(names)[rows[ask.rows]], ask.y, ask.held, seed=seed)
+        return sound(judged.features(names)[rows[ask.rows]], ask.y, ask.groups, ask.held, seed=seed)
 
     whole = len(rows) * sum(judged.work[c.name] for c in judged.contenders)
     raced = driven(race(
@@ -169,7 +169,7 @@ def by_race(judged: Judged, rows: np.ndarray, seed: int) -> Choice:
     return Choice(tuple(part.name for part in winner.parts) or (winner.name,), raced.work / whole)
 
 
-def driven(questions: object, answer: Callable[[Ask], Trial]) -> Raced:
+def driven(questions: object, answer: Callable[[Ask], Sounding]) -> Raced:
     try:
         ask = next(questions)
         while True:

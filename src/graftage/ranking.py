@@ -24,9 +24,8 @@ from graftage.features.facts import BackboneInfo
 from graftage.features.preprocess import Fit
 from graftage.features.variants import parse
 from graftage.learn.head import transform
-from graftage.learn.race import NETWORKS, Ask, Entrant, Raced, race, round_sizes
-from graftage.learn.rank import Transferability, linear_probe, transferability
-from graftage.learn.search import Trial
+from graftage.learn.race import NETWORKS, Ask, Entrant, Raced, Sounding, race, round_sizes
+from graftage.learn.rank import Transferability, sound, transferability
 from graftage.looking import Looked
 from graftage.parting import Partition
 from graftage.progress import Journal, Silent
@@ -206,15 +205,15 @@ class Course:
         assert use.info is not None
         return parse(use.spec).size or use.info.input_size
 
-    def answer(self, ask: Ask) -> Trial | str | None:
-        """How the linear probe does; a text if the network cannot be had; None if there is no time left."""
+    def answer(self, ask: Ask) -> Sounding | str | None:
+        """How it does; a text if the network cannot be had; None if there is no time left."""
         if time.monotonic() > self.deadline:
             return None
         try:
             X = self.features(ask.entrant, self.rows[ask.rows])
         except GraftageError as error:
             return str(error)
-        return linear_probe(X, ask.y, ask.held, seed=self.settings.seed)
+        return sound(X, ask.y, ask.groups, ask.held, seed=self.settings.seed)
 
     def features(self, entrant: Entrant, rows: Ints) -> NDArray[np.float32]:
         """Features (m, D) of catalog entries. Raises BackboneError where one of them cannot be decoded for it."""

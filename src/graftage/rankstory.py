@@ -61,15 +61,15 @@ def page_file(output: str | Path, data: str | Path) -> Path:
 def accuracies(ranking: Ranking, *, seed: int) -> dict[str, Estimate]:
     """Expected accuracy of every network that is ranked, by name; the winner's without the luck of being chosen."""
     raced, groups = ranking.raced, ranking.groups
-    ranked = [place for place in raced.places if place.fate == "ranked" and place.trial is not None]
+    ranked = [p for p in raced.places if p.fate == "ranked" and p.sounding is not None]
     effective = len(np.unique(groups))
     found = {p.entrant.name: wilson(p.trial.accuracy(raced.y), effective) for p in ranked if p.trial is not None}
-    trials = [p.trial for p in ranked if p.trial is not None]
-    if len(trials) > 1 and effective > 1:
+    soundings = [p.sounding for p in ranked if p.sounding is not None]
+    if len(soundings) > 1 and effective > 1:
         columns = Trials(
-            np.stack([t.briers for t in trials], axis=1),  # what the race compares takes the place of the loss
-            np.stack([t.predicted for t in trials], axis=1).astype(np.int64),
-            np.stack([t.briers for t in trials], axis=1),
+            np.stack([s.scores for s in soundings], axis=1).astype(np.float32),  # in place of the loss: it is compared
+            np.stack([s.trial.predicted for s in soundings], axis=1).astype(np.int64),
+            np.stack([s.trial.briers for s in soundings], axis=1),
         )
         corrected = bbc(
             columns, raced.y, groups, n_classes=int(raced.y.max()) + 1, rng=np.random.default_rng([seed, 15])

@@ -27,6 +27,7 @@ from graftage.learn.gram import Floats, Labels
 from graftage.learn.search import Trial
 
 PRIOR = 20  # pictures that the prior counts as; 50 did no better on sign-digits and hymenoptera (bench/choose.py)
+DOUBT = 20  # the same where it is asked who is out: decoys, of which nothing is known, are to go early
 HOPELESS = 0.05  # chance of being better than the leader below which an entrant is dropped
 FIRST = 24  # pictures of the first round, at least, and two of each class
 LAST = 1000  # pictures of the last round, at most, or 15 of each class
@@ -64,6 +65,7 @@ class Ask:
         entrant: which.
         rows: int64 (m,) of the n pictures, rising.
         y: int64 (m,) their classes, renumbered so that none is missing.
+        groups: int64 (m,), what must not be torn apart.
         held: int64 (R, m) folds for them.
         work: what it costs: rows that this entrant was asked about before are free.
     """
@@ -71,8 +73,22 @@ class Ask:
     entrant: Entrant
     rows: Labels
     y: Labels
+    groups: Labels
     held: Labels
     work: float
+
+
+@dataclass(frozen=True, eq=False)
+class Sounding:
+    """How an entrant does on the pictures that it was asked about.
+
+    Attributes:
+        trial: the linear probe, held out.
+        scores: float64 (m,) what entrants are compared by, an error rate picture by picture; lower is better.
+    """
+
+    trial: Trial
+    scores: Floats
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,8 +100,8 @@ class Place:
         fate: "ranked" to the end, or why not.
         reason: what befell it, in words.
         pictures: on how many it was last measured.
-        trial: how it did there; None if it was never measured.
-        expected: half Brier score, shrunk to the prior; infinite if it was never measured.
+        sounding: how it did there; None if it was never measured.
+        expected: mean score, shrunk to the prior; infinite if it was never measured.
         best: probability that it is the best, 0 to 1; of those not ranked, of being better than the leader when they
             were dropped.
     """
@@ -94,9 +110,14 @@ class Place:
     fate: Fate
     reason: str
     pictures: int
-    trial: Trial | None
+    sounding: Sounding | None
     expected: float
     best: float
+
+    @property
+    def trial(self) -> Trial | None:
+        """The linear probe there; None if it was never measured."""
+        return None if self.sounding is None else self.sounding.trial
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,7 +144,7 @@ class Raced:
         return self.places[0]
 
 
-Answer = Trial | str | None
+Answer = Sounding | str | None
 Questions = Generator[Ask, Answer, Raced]
 Variants = Callable[[Entrant], Iterable[Entrant]]
 Joined = Callable[[Entrant, Entrant], Entrant | None]
@@ -202,17 +223,12 @@ def nested(y: Labels, groups: Labels, sizes: Sequence[int], *, seed: int) -> lis
     return found[::-1]
 
 
-def scores(trial: Trial) -> Floats:
-    """What is compared: half the Brier score of each picture, float64 (m,), 0 to 1."""
-    return trial.briers.astype(np.float64) / 2
-
-
 @dataclass(eq=False)
 class _Runner:
-    """An entrant on its way: its trials by round, and what became of it."""
+    """An entrant on its way: its soundings by round, and what became of it."""
 
     entrant: Entrant
-    trials: dict[int, Trial] = field(default_factory=dict)
+    soundings: dict[int, Sounding] = field(default_factory=dict)
     fate: Fate = "ranked"
     reason: str = ""
     best: float = float("nan")
@@ -224,7 +240,11 @@ class _Runner:
     @property
     def last(self) -> int:
         """The last round that it was measured in, -1 if none."""
-        return max(self.trials, default=-1)
+        return max(self.soundings, default=-1)
+
+    def scores(self, i: int) -> Floats:
+        """Those of round i, (m,)."""
+        return self.soundings[i].scores
 
     def out(self, fate: Fate, reason: str) -> None:
         self.fate, self.reason = fate, reason
@@ -262,7 +282,7 @@ class _Heats:
         self.runners += [_Runner(entrant) for entrant in entrants]
         assert len({runner.entrant.name for runner in self.runners}) == len(self.runners), "an entrant takes part twice"
         for i in range(len(self.rounds)):
-            waiting = [r for r in self.runners if r.racing and i not in r.trials]
+            waiting = [r for r in self.runners if r.racing and i not in r.soundings]
             if not self._admit(waiting, i, most - self.spent):
                 return
             for runner in waiting:
@@ -300,12 +320,12 @@ class _Heats:
     def _price(self, runner: _Runner, i: int) -> float:
         """Work for those of an entrant's rows in this round that have not been paid for yet."""
         parts = runner.entrant.parts or (runner.entrant,)
-        known = {r.entrant.name: len(self.rounds[r.last]) for r in self.runners if r.trials}
+        known = {r.entrant.name: len(self.rounds[r.last]) for r in self.runners if r.soundings}
         return sum(part.work * max(len(self.rounds[i]) - known.get(part.name, 0), 0) for part in parts)
 
     def _ask(self, runner: _Runner, i: int) -> Generator[Ask, Answer, None]:
         price = self._price(runner, i)
-        answer = yield Ask(runner.entrant, self.rounds[i], self.labels[i], self.held[i], price)
+        answer = yield Ask(runner.entrant, self.rounds[i], self.labels[i], self.groups[i], self.held[i], price)
         if answer is None:
             self.over = True
             return
@@ -313,7 +333,7 @@ class _Heats:
         if isinstance(answer, str):
             runner.out("failed", answer)
         else:
-            runner.trials[i] = answer
+            runner.soundings[i] = answer
 
     def _favourite(self) -> _Runner | None:
         """The one of which most was expected, if there is one."""
@@ -322,27 +342,27 @@ class _Heats:
         return known[0] if known and unique and known[0].racing else None
 
     def _measured(self, i: int) -> list[_Runner]:
-        return [runner for runner in self.runners if runner.racing and i in runner.trials]
+        return [runner for runner in self.runners if runner.racing and i in runner.soundings]
 
     def _standing(self, i: int) -> dict[int, float]:
         """What is expected of each that was measured in this round and is still racing, by identity."""
         racing = self._measured(i)
         return dict(zip(map(id, racing), self._expected(racing, i).tolist(), strict=True))
 
-    def _expected(self, racing: Sequence[_Runner], i: int) -> Floats:
-        """(E,) scores shrunk to the prior, whose level is that of these entrants."""
-        measured = np.array([scores(r.trials[i]).mean() for r in racing])
+    def _expected(self, racing: Sequence[_Runner], i: int, weight: float = PRIOR) -> Floats:
+        """(E,) scores shrunk to the prior, whose level is that of these entrants; weight in pictures."""
+        measured = np.array([r.scores(i).mean() for r in racing])
         prior = np.array([r.entrant.prior for r in racing])
         level = (measured - prior).mean() if len(racing) else 0.0
         m = len(self.rounds[i])
-        return np.asarray((m * measured + PRIOR * (level + prior)) / (m + PRIOR))
+        return np.asarray((m * measured + weight * (level + prior)) / (m + weight))
 
-    def _drawn(self, racing: Sequence[_Runner], i: int) -> tuple[Floats, Floats]:
+    def _drawn(self, racing: Sequence[_Runner], i: int, weight: float = PRIOR) -> tuple[Floats, Floats]:
         """(draws, E) mean scores, the groups of pictures drawn anew; and the expected scores that go with them.
 
         In the latter the prior is as uncertain as the number of pictures that it counts as makes it.
         """
-        S = np.stack([scores(r.trials[i]) for r in racing], axis=1)  # (m, E)
+        S = np.stack([r.scores(i) for r in racing], axis=1)  # (m, E)
         group, m = self.groups[i], len(S)
         count = int(group.max()) + 1
         sums, sizes = np.zeros((count, S.shape[1])), np.bincount(group, minlength=count).astype(np.float64)
@@ -350,12 +370,12 @@ class _Heats:
         rng = np.random.default_rng([self.seed, 14, i])
         taken = rng.multinomial(count, np.full(count, 1 / count), size=_DRAWS).astype(np.float64)
         means = (taken @ sums) / (taken @ sizes)[:, None]
-        expected = self._expected(racing, i)
+        expected = self._expected(racing, i, weight)
         leader = int(expected.argmin())
         spread = np.square(S - S[:, [leader]]).mean(axis=0) / 2
         spread[leader] = np.delete(spread, leader).mean() if len(racing) > 1 else 0.0
-        noise = rng.standard_normal(means.shape) * np.sqrt(spread / PRIOR)
-        return means, np.asarray(expected + (m * (means - S.mean(axis=0)) + PRIOR * noise) / (m + PRIOR))
+        noise = rng.standard_normal(means.shape) * np.sqrt(spread / weight)
+        return means, np.asarray(expected + (m * (means - S.mean(axis=0)) + weight * noise) / (m + weight))
 
     def _drop(self, i: int) -> None:
         """Whoever is hardly ever better than the leader is out; the favourite only in the last round.
@@ -365,8 +385,8 @@ class _Heats:
         racing = self._measured(i)
         if len(racing) < 2:
             return
-        leader, favourite = int(self._expected(racing, i).argmin()), self._favourite()
-        drawn = self._drawn(racing, i)
+        leader, favourite = int(self._expected(racing, i, DOUBT).argmin()), self._favourite()
+        drawn = self._drawn(racing, i, DOUBT)
         for j, runner in enumerate(racing):
             # the prior alone throws nobody out: it must be hopeless by what was measured, too
             runner.best = max(float((each[:, j] < each[:, leader]).mean()) for each in drawn)
@@ -383,8 +403,8 @@ class _Heats:
 
     def pair(self, joined: Joined) -> Generator[Ask, Answer, None]:
         """The best two of different networks side by side; out again unless the gain exceeds its standard error."""
-        here = [r for r in self.runners if self.at in r.trials and r.fate != "failed"]
-        known = sorted(here, key=lambda r: float(scores(r.trials[self.at]).mean()))
+        here = [r for r in self.runners if self.at in r.soundings and r.fate != "failed"]
+        known = sorted(here, key=lambda r: float(r.scores(self.at).mean()))
         standing = self._standing(self.at)
         best = min(self._measured(self.at), key=lambda r: standing[id(r)], default=None)
         other = next((r for r in known if best and r.entrant.network != best.entrant.network), None)
@@ -397,7 +417,7 @@ class _Heats:
         self.runners.append(runner)
         yield from self._ask(runner, self.at)
         if runner.racing:
-            gain = scores(best.trials[self.at]) - scores(runner.trials[self.at])
+            gain = best.scores(self.at) - runner.scores(self.at)
             if gain.mean() <= gain.std(ddof=1) / np.sqrt(len(gain)):
                 runner.out("dropped", f"no real gain over {best.entrant.name} alone")
 
@@ -414,16 +434,16 @@ class _Heats:
         for runner in rest:
             if runner.racing:  # it would have raced on, had there been work
                 runner.out("left out", "the work allowed was spent before another round")
-        measured = [r for r in rest if r.trials and r.fate != "failed"]
-        measured.sort(key=lambda r: (-r.last, float(scores(r.trials[r.last]).mean())))
+        measured = [r for r in rest if r.soundings and r.fate != "failed"]
+        measured.sort(key=lambda r: (-r.last, float(r.scores(r.last).mean())))
         lost = [r for r in rest if r not in measured]
-        places += [self._place(r, float(scores(r.trials[r.last]).mean()), r.best) for r in measured]
+        places += [self._place(r, float(r.scores(r.last).mean()), r.best) for r in measured]
         places += [self._place(r, float("inf"), float("nan")) for r in lost]
         sizes = tuple(len(rows) for rows in self.rounds)
         at = max(self.at, 0)
         return Raced(tuple(places), self.rounds[at], self.labels[at], self.held[at], self.spent, sizes)
 
     def _place(self, runner: _Runner, expected: float, best: float) -> Place:
-        pictures = len(self.rounds[runner.last]) if runner.trials else 0
-        trial = runner.trials[runner.last] if runner.trials else None
-        return Place(runner.entrant, runner.fate, runner.reason, pictures, trial, expected, best)
+        pictures = len(self.rounds[runner.last]) if runner.soundings else 0
+        sounding = runner.soundings[runner.last] if runner.soundings else None
+        return Place(runner.entrant, runner.fate, runner.reason, pictures, sounding, expected, best)
