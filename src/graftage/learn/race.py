@@ -7,9 +7,9 @@ a. the networks as they were pretrained, on a growing stratified part of the pic
 b. other ways of using the best of them (input size, layers, crop or pad), on the same pictures;
 c. the two best different networks side by side, offered only where the paired gain is more than one standard error.
 
-What is compared is half the Brier score of every picture: it is the error rate of a model that is sure of everything,
-and varies less from picture to picture than being right or wrong does. To the m pictures measured a static prior is
-added as if it were `PRIOR` more, so that few pictures do not overturn what is known of networks in general. An entrant
+What is compared is an error rate picture by picture (`Sounding`). To the m pictures measured a static prior is added as
+if it were `PRIOR` more, so that few pictures do not overturn what is known of networks in general; and what a way of
+using a network adds to its own way is known better than which network is best, so it counts as `USE` more. An entrant
 that is better than the leader with probability below `HOPELESS` (paired bootstrap over groups), with the prior and
 without, is dropped, but the prior's favourite stays to the last round (Renggli et al. 2022). A round that the work left
 does not cover is run with fewer entrants, the best ones.
@@ -27,11 +27,11 @@ from graftage.learn.gram import Floats, Labels
 from graftage.learn.search import Trial
 
 PRIOR = 20  # pictures that the prior counts as; 50 did no better on sign-digits and hymenoptera (bench/choose.py)
-DOUBT = 20  # the same where it is asked who is out: decoys, of which nothing is known, are to go early
+USE = 150  # pictures that is counted as what is known of a way of using networks: it varies far less between them
 HOPELESS = 0.05  # chance of being better than the leader below which an entrant is dropped
 FIRST = 24  # pictures of the first round, at least, and two of each class
 LAST = 1000  # pictures of the last round, at most, or 15 of each class
-NETWORKS = 0.7  # share of the work that the networks as they were pretrained may take before their variants are tried
+NETWORKS = 0.9  # share of the work that the networks as they were pretrained may take before their variants are tried
 LEADERS = 2  # networks whose variants are tried
 _FOLDS, _REPEATS, _DRAWS = 5, 2, 1000
 
@@ -46,7 +46,8 @@ class Entrant:
         name: unique.
         network: name of the network that it is a way of using; its own for a network as it was pretrained.
         work: what one picture costs, in one unit for all.
-        prior: error rate that is expected of it, less that of a reference common to all.
+        prior: error rate that is expected of its network, less that of a reference common to all.
+        gap: what this way of using it is expected to add.
         parts: the two entrants whose features it joins, else empty.
     """
 
@@ -54,7 +55,13 @@ class Entrant:
     network: str
     work: float
     prior: float = 0.0
+    gap: float = 0.0
     parts: "tuple[Entrant, ...]" = ()
+
+    @property
+    def foreseen(self) -> float:
+        """What is expected of it in all, on the scale of `prior`."""
+        return self.prior + self.gap
 
 
 @dataclass(frozen=True, eq=False)
@@ -250,6 +257,21 @@ class _Runner:
         self.fate, self.reason = fate, reason
 
 
+def _shrunk(means: Floats, base: Labels, prior: Floats, gap: Floats, m: int) -> Floats:
+    """(…, E) mean scores of m pictures with what is known beforehand.
+
+    Args:
+        means: (…, E); base: (E,) the place of the network whose variant each is, its own for a network itself.
+        prior: (…, E) of networks, whose common level is that measured; gap: (…, E) of variants, 0 for a network.
+        m: pictures.
+    """
+    own = base == np.arange(len(base))
+    level = (means - prior)[..., own].mean(axis=-1, keepdims=True)
+    alone = (m * means + PRIOR * (level + prior)) / (m + PRIOR)
+    more = (m * (means - means[..., base]) + USE * gap) / (m + USE)
+    return np.asarray(alone[..., base] + more)
+
+
 class _Heats:
     """What is known so far, and the rules."""
 
@@ -299,10 +321,10 @@ class _Heats:
         """Leaves the worst out of a round until the work covers it; False where it does not cover the best two."""
         standing = self._standing(max(i - 1, 0))
         favourite = self._favourite()
-        first = min(waiting, key=lambda r: standing.get(id(r), r.entrant.prior), default=None)
+        first = min(waiting, key=lambda r: standing.get(id(r), r.entrant.foreseen), default=None)
 
         def order(r: _Runner) -> tuple[bool, bool, float, float]:
-            return r is not first, r is not favourite, standing.get(id(r), r.entrant.prior), r.entrant.work
+            return r is not first, r is not favourite, standing.get(id(r), r.entrant.foreseen), r.entrant.work
 
         prices = [self._price(runner, i) for runner in sorted(waiting, key=order)]
         if self.over or (i > self.at >= 0 and sum(prices[:2]) > left):  # a round for the best one alone tells nothing
@@ -337,8 +359,8 @@ class _Heats:
 
     def _favourite(self) -> _Runner | None:
         """The one of which most was expected, if there is one."""
-        known = sorted((r for r in self.runners if r.fate != "failed"), key=lambda r: r.entrant.prior)
-        unique = len(known) < 2 or known[0].entrant.prior < known[1].entrant.prior
+        known = sorted((r for r in self.runners if r.fate != "failed"), key=lambda r: r.entrant.foreseen)
+        unique = len(known) < 2 or known[0].entrant.foreseen < known[1].entrant.foreseen
         return known[0] if known and unique and known[0].racing else None
 
     def _measured(self, i: int) -> list[_Runner]:
@@ -349,20 +371,31 @@ class _Heats:
         racing = self._measured(i)
         return dict(zip(map(id, racing), self._expected(racing, i).tolist(), strict=True))
 
-    def _expected(self, racing: Sequence[_Runner], i: int, weight: float = PRIOR) -> Floats:
-        """(E,) scores shrunk to the prior, whose level is that of these entrants; weight in pictures."""
-        measured = np.array([r.scores(i).mean() for r in racing])
-        prior = np.array([r.entrant.prior for r in racing])
-        level = (measured - prior).mean() if len(racing) else 0.0
-        m = len(self.rounds[i])
-        return np.asarray((m * measured + weight * (level + prior)) / (m + weight))
+    def _expected(self, racing: Sequence[_Runner], i: int) -> Floats:
+        """(E,) scores shrunk to what is known beforehand, whose level is that of these entrants."""
+        if not racing:
+            return np.zeros(0)
+        columns, base, prior, gap = self._beforehand(racing, i)
+        means = np.array([r.scores(i).mean() for r in columns])
+        return _shrunk(means, base, prior, gap, len(self.rounds[i]))[: len(racing)]
 
-    def _drawn(self, racing: Sequence[_Runner], i: int, weight: float = PRIOR) -> tuple[Floats, Floats]:
+    def _beforehand(self, racing: Sequence[_Runner], i: int) -> tuple[list[_Runner], Labels, Floats, Floats]:
+        """Those racing, and after them whose variants they are; the place of the latter, priors and gaps."""
+        own = {r.entrant.name: r for r in self.runners if i in r.soundings}
+        whose = [own.get(r.entrant.network, r) for r in racing]
+        columns = list(dict.fromkeys([*racing, *whose]))
+        base = np.array([columns.index(b) for b in (*whose, *columns[len(racing) :])], dtype=np.int64)
+        alone = base == np.arange(len(columns))
+        priors = np.array([r.entrant.foreseen if a else r.entrant.prior for r, a in zip(columns, alone, strict=True)])
+        return columns, base, priors, np.where(alone, 0.0, [r.entrant.gap for r in columns])
+
+    def _drawn(self, racing: Sequence[_Runner], i: int) -> tuple[Floats, Floats]:
         """(draws, E) mean scores, the groups of pictures drawn anew; and the expected scores that go with them.
 
-        In the latter the prior is as uncertain as the number of pictures that it counts as makes it.
+        In the latter what is known beforehand is as uncertain as the number of pictures that it counts as makes it.
         """
-        S = np.stack([r.scores(i) for r in racing], axis=1)  # (m, E)
+        columns, base, prior, gap = self._beforehand(racing, i)
+        S = np.stack([r.scores(i) for r in columns], axis=1)  # (m, E)
         group, m = self.groups[i], len(S)
         count = int(group.max()) + 1
         sums, sizes = np.zeros((count, S.shape[1])), np.bincount(group, minlength=count).astype(np.float64)
@@ -370,12 +403,14 @@ class _Heats:
         rng = np.random.default_rng([self.seed, 14, i])
         taken = rng.multinomial(count, np.full(count, 1 / count), size=_DRAWS).astype(np.float64)
         means = (taken @ sums) / (taken @ sizes)[:, None]
-        expected = self._expected(racing, i, weight)
-        leader = int(expected.argmin())
+        leader = int(_shrunk(S.mean(axis=0), base, prior, gap, m)[: len(racing)].argmin())
         spread = np.square(S - S[:, [leader]]).mean(axis=0) / 2
-        spread[leader] = np.delete(spread, leader).mean() if len(racing) > 1 else 0.0
-        noise = rng.standard_normal(means.shape) * np.sqrt(spread / weight)
-        return means, np.asarray(expected + (m * (means - S.mean(axis=0)) + weight * noise) / (m + weight))
+        spread[leader] = np.delete(spread, leader).mean() if len(columns) > 1 else 0.0
+        prior = prior + rng.standard_normal(means.shape) * np.sqrt(spread / PRIOR)
+        apart = np.square(S - S[:, base]).mean(axis=0)  # 0 for those that are their own base
+        gap = gap + rng.standard_normal(means.shape) * np.sqrt(apart / USE)
+        expected = _shrunk(means, base, prior, gap, m)
+        return means[:, : len(racing)], expected[:, : len(racing)]
 
     def _drop(self, i: int) -> None:
         """Whoever is hardly ever better than the leader is out; the favourite only in the last round.
@@ -385,8 +420,8 @@ class _Heats:
         racing = self._measured(i)
         if len(racing) < 2:
             return
-        leader, favourite = int(self._expected(racing, i, DOUBT).argmin()), self._favourite()
-        drawn = self._drawn(racing, i, DOUBT)
+        leader, favourite = int(self._expected(racing, i).argmin()), self._favourite()
+        drawn = self._drawn(racing, i)
         for j, runner in enumerate(racing):
             # the prior alone throws nobody out: it must be hopeless by what was measured, too
             runner.best = max(float((each[:, j] < each[:, leader]).mean()) for each in drawn)
