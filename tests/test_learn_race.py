@@ -168,6 +168,31 @@ def test_few_pictures_do_not_overturn_the_prior_and_many_do() -> None:
         assert raced.winner.entrant.name == best, n
 
 
+@pytest.mark.parametrize(("n", "first"), [(60, "net"), (900, "net@160")])
+def test_few_pictures_do_not_overturn_what_is_known_of_a_way_of_using_networks(n: int, first: str) -> None:
+    def smaller(e: Entrant) -> Iterator[Entrant]:
+        yield replace(e, name=f"{e.name}@160", gap=0.03)
+
+    levels = {"net": 0.33, "net@160": 0.3}
+    raced = Audience(levels, seed=3).run(race([Entrant("net", "net", 1.0)], *pictures(n), seed=0, variants=smaller))
+    assert raced.winner.entrant.name == first
+    assert raced.winner.best > 0.5
+
+
+def test_a_variant_stands_and_falls_with_its_network() -> None:
+    """Two networks at the same level: what was measured of one says as much of how it does when used otherwise."""
+
+    def larger(e: Entrant) -> Iterator[Entrant]:
+        yield replace(e, name=f"{e.name}@288", gap=-0.08)
+
+    levels = {"a": 0.2, "b": 0.4, "a@288": 0.2, "b@288": 0.4}
+    raced = Audience(levels).run(
+        race([Entrant("a", "a", 1.0), Entrant("b", "b", 1.0)], *pictures(48), seed=0, variants=larger)
+    )
+    found = {p.entrant.name: p.expected for p in raced.places}
+    assert found["a@288"] < found["a"] < found["b"]
+
+
 def test_the_priors_favourite_stays_to_the_last_round() -> None:
     entrants = (
         Entrant("good", "good", 1.0),
