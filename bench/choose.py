@@ -30,8 +30,9 @@ from contenders import Contender, embedded, entrants, jobs, multiplications_of, 
 from graftage.data.split import exact_groups, folds
 from graftage.entrants import prior_of, use_gap
 from graftage.learn import defaults
+from graftage.learn.entries import Ask, Entrant, Raced, Sounding
 from graftage.learn.head import transform
-from graftage.learn.race import Ask, Entrant, Raced, Sounding, race
+from graftage.learn.race import race
 from graftage.learn.rank import knn_score, linear_probe, logme, sound
 from graftage.learn.search import fit_head, search
 from graftage.ranking import SHARE

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from graftage.errors import OptionError
 from graftage.learn import race as racing
-from graftage.learn.race import Ask, Entrant, Questions, Raced, Sounding, nested, race, round_sizes
+from graftage.learn.entries import Ask, Entrant, Questions, Raced, Sounding
+from graftage.learn.race import nested, race, round_sizes
 from graftage.learn.search import Candidate, Trial
 
 SPREAD = 0.15

@@ -23,8 +23,9 @@ from graftage.features.engine import cores
 from graftage.features.facts import BackboneInfo
 from graftage.features.preprocess import Fit
 from graftage.features.variants import parse
+from graftage.learn.entries import Ask, Entrant, Raced, Sounding
 from graftage.learn.head import transform
-from graftage.learn.race import NETWORKS, Ask, Entrant, Raced, Sounding, race, round_sizes
+from graftage.learn.race import NETWORKS, race, round_sizes
 from graftage.learn.rank import Transferability, sound, transferability
 from graftage.looking import Looked
 from graftage.parting import Partition

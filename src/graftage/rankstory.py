@@ -12,7 +12,8 @@ import numpy as np
 
 from graftage.entrants import megabytes
 from graftage.errors import OptionError, StoreError
-from graftage.learn.race import HOPELESS, PRIOR, USE, Place
+from graftage.learn.entries import Place
+from graftage.learn.race import HOPELESS, PRIOR, USE
 from graftage.measure.interval import Estimate, wilson
 from graftage.measure.selection import Trials, bbc
 from graftage.ranking import Ranking

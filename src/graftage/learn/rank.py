@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from graftage.learn import defaults
 from graftage.learn.baseline import SHARPNESS
+from graftage.learn.entries import Sounding
 from graftage.learn.gram import Floats, Labels, Reals, centring_noise, chunks, principal
 from graftage.learn.head import transform
-from graftage.learn.race import Sounding
 from graftage.learn.search import Trial, search
 
 _ROUNDS = 1000  # of the fixed point; it settles within a hundred but for labels that the features know nothing of
