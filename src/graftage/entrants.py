@@ -16,7 +16,7 @@ from graftage.features.backbone import DEFAULT, Backbone
 from graftage.features.engine import Forward
 from graftage.features.extract import see
 from graftage.features.facts import BackboneInfo
-from graftage.features.preprocess import Preprocess
+from graftage.features.preprocess import Fit, Preprocess
 from graftage.features.variants import LARGEST_SIZE, LEAST_SIZE, parse
 from graftage.features.zoo import facts_of, known, prior_gap
 
@@ -28,9 +28,9 @@ _GRID = 32
 _TRIES = 15  # single pictures that the latency is the median of
 _PATIENCE = 1.5  # seconds that measuring it may take
 
-# What ways of using a network add to the error rate of its usual use, about, as found on sign-digits and hymenoptera
-# with 100 to 1,000 pictures (bench/choose.py): a prior, which the pictures overturn.
-USES = {"smaller": 0.015, "larger": -0.005, "layers": -0.005, "crop": -0.005, "pad": 0.01, "squash": 0.0}
+# What ways of using a network add to the error rate of its own way, cropped as it was pretrained: what was found on
+# sign-digits and hymenoptera with 100 pictures (bench/choose.py), rounded. The pictures overturn it.
+USES = {"smaller": 0.02, "larger": -0.01, "layers": 0.0, "crop": 0.0, "squash": 0.015, "pad": 0.025}
 
 
 @dataclass(frozen=True)
@@ -174,14 +174,19 @@ def prior_of(spec: str) -> float:
 
 
 def use_gap(spec: str, own: int, fit: str) -> float:
-    """What a way of using a network is expected to add to the error rate of its usual use (see `USES`).
+    """What a way of using a network is expected to add to the error rate of its own way (see `USES`).
 
     Args:
         spec: with its size and layers.
-        own: side of the square in its usual use, pixels.
+        own: side of the square that it was pretrained on, pixels.
         fit: how the square is made.
     """
     variant = parse(spec)
     size = variant.size or own
     gap = USES["smaller"] if size < own else USES["larger"] if size > own else 0.0
     return gap + (USES["layers"] if variant.layers > 1 else 0.0) + USES[fit]
+
+
+def best_first(fits: Sequence[Fit]) -> tuple[Fit, ...]:
+    """Ways of making the square, that of which most is expected first."""
+    return tuple(sorted(fits, key=lambda fit: USES[fit]))

@@ -23,10 +23,10 @@ from graftage.features.engine import cores
 from graftage.features.facts import BackboneInfo
 from graftage.features.preprocess import Fit
 from graftage.features.variants import parse
+from graftage.learn.entries import Ask, Entrant, Raced, Sounding
 from graftage.learn.head import transform
-from graftage.learn.race import NETWORKS, Ask, Entrant, Raced, race, round_sizes
-from graftage.learn.rank import Transferability, linear_probe, transferability
-from graftage.learn.search import Trial
+from graftage.learn.race import NETWORKS, race, round_sizes
+from graftage.learn.rank import Transferability, sound, transferability
 from graftage.looking import Looked
 from graftage.parting import Partition
 from graftage.progress import Journal, Silent
@@ -170,12 +170,12 @@ class Course:
         for spec in entrants.other_uses(use.spec, backbone, layers=not self.whole):
             self.uses[spec] = Use(spec, use.fit)
             work = entrant.work * ((parse(spec).size or own) / own) ** 2
-            prior = entrant.prior + entrants.use_gap(spec, own, "squash")
-            yield replace(entrant, name=spec, work=work, prior=prior)
+            gap = entrants.use_gap(spec, own, use.fit) - entrants.USES[use.fit]
+            yield replace(entrant, name=spec, work=work, gap=gap)
         for fit in self.fits[1:]:
             name = f"{entrant.name} {fit}"
             self.uses[name] = Use(use.spec, fit)
-            yield replace(entrant, name=name, prior=entrant.prior + entrants.USES[fit] - entrants.USES[use.fit])
+            yield replace(entrant, name=name, gap=entrants.USES[fit] - entrants.USES[use.fit])
 
     def joined(self, a: Entrant, b: Entrant) -> Entrant | None:
         """Two networks that look at the same square; None where that cannot be or costs too much."""
@@ -200,21 +200,21 @@ class Course:
         )
         name = both.spec if one.fit == self.fits[0] else f"{both.spec} {one.fit}"
         self.uses[name] = Use(both.spec, one.fit, info, cost)
-        return Entrant(name, name, a.work + b.work, min(a.prior, b.prior), (a, b))
+        return Entrant(name, name, a.work + b.work, min(a.foreseen, b.foreseen), parts=(a, b))
 
     def _size(self, use: Use) -> int:
         assert use.info is not None
         return parse(use.spec).size or use.info.input_size
 
-    def answer(self, ask: Ask) -> Trial | str | None:
-        """How the linear probe does; a text if the network cannot be had; None if there is no time left."""
+    def answer(self, ask: Ask) -> Sounding | str | None:
+        """How it does; a text if the network cannot be had; None if there is no time left."""
         if time.monotonic() > self.deadline:
             return None
         try:
             X = self.features(ask.entrant, self.rows[ask.rows])
         except GraftageError as error:
             return str(error)
-        return linear_probe(X, ask.y, ask.held, seed=self.settings.seed)
+        return sound(X, ask.y, ask.groups, ask.held, seed=self.settings.seed)
 
     def features(self, entrant: Entrant, rows: Ints) -> NDArray[np.float32]:
         """Features (m, D) of catalog entries. Raises BackboneError where one of them cannot be decoded for it."""
@@ -241,7 +241,7 @@ def open_course(
     Args:
         started: `time.monotonic` when the command began.
     """
-    fits, seconds = tuple(looking.fits_of(settings, catalog, split.train)), settings.seconds()
+    fits, seconds = entrants.best_first(looking.fits_of(settings, catalog, split.train)), settings.seconds()
     allowed = math.inf if seconds is None else seconds
     return Course(settings, catalog, split.train, bounds, journal, fits, started + allowed, allowed)
 
@@ -275,7 +275,9 @@ def choose(looked: Looked, catalog: Catalog, split: Partition, *, deadline: floa
         split.train,
         Bounds(),
         looked.journal,
-        tuple(looking.fits_of(settings, catalog, split.train)[:1]),  # the fit is chosen next, for this network
+        entrants.best_first(looking.fits_of(settings, catalog, split.train))[
+            :1
+        ],  # the fit is chosen next, for this network
         deadline,
         timed=False,
         whole=settings.recipe != "linear",

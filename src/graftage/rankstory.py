@@ -12,7 +12,8 @@ import numpy as np
 
 from graftage.entrants import megabytes
 from graftage.errors import OptionError, StoreError
-from graftage.learn.race import HOPELESS, PRIOR, Place
+from graftage.learn.entries import Place
+from graftage.learn.race import HOPELESS, PRIOR, USE
 from graftage.measure.interval import Estimate, wilson
 from graftage.measure.selection import Trials, bbc
 from graftage.ranking import Ranking
@@ -61,15 +62,15 @@ def page_file(output: str | Path, data: str | Path) -> Path:
 def accuracies(ranking: Ranking, *, seed: int) -> dict[str, Estimate]:
     """Expected accuracy of every network that is ranked, by name; the winner's without the luck of being chosen."""
     raced, groups = ranking.raced, ranking.groups
-    ranked = [place for place in raced.places if place.fate == "ranked" and place.trial is not None]
+    ranked = [p for p in raced.places if p.fate == "ranked" and p.sounding is not None]
     effective = len(np.unique(groups))
     found = {p.entrant.name: wilson(p.trial.accuracy(raced.y), effective) for p in ranked if p.trial is not None}
-    trials = [p.trial for p in ranked if p.trial is not None]
-    if len(trials) > 1 and effective > 1:
+    soundings = [p.sounding for p in ranked if p.sounding is not None]
+    if len(soundings) > 1 and effective > 1:
         columns = Trials(
-            np.stack([t.briers for t in trials], axis=1),  # what the race compares takes the place of the loss
-            np.stack([t.predicted for t in trials], axis=1).astype(np.int64),
-            np.stack([t.briers for t in trials], axis=1),
+            np.stack([s.scores for s in soundings], axis=1).astype(np.float32),  # in place of the loss: it is compared
+            np.stack([s.trial.predicted for s in soundings], axis=1).astype(np.int64),
+            np.stack([s.trial.briers for s in soundings], axis=1),
         )
         corrected = bbc(
             columns, raced.y, groups, n_classes=int(raced.y.max()) + 1, rng=np.random.default_rng([seed, 15])
@@ -227,18 +228,21 @@ def _how(ranking: Ranking) -> str:
     first = (
         f"Networks raced on {rounds} of the pictures to learn from, each part within the next, stratified, with what "
         "belongs together kept together. In every round a ridge regression on each network's frozen features was "
-        "held out in two times five folds, the same for all. A network that another draw of the pictures would hardly "
+        "held out in two times five folds, the same for all; its nearest neighbours were asked, and the evidence of a "
+        "Bayesian linear model (LogME, corrected). A network that another draw of the pictures would hardly "
         f"ever have put before the leader (below {100 * HOPELESS:.0f} % by the paired bootstrap) was dropped. What is "
-        f"expected of networks in general counts as {PRIOR} more pictures. Other input sizes, two layers together and "
+        f"expected of networks in general counts as {PRIOR} more pictures, what is expected of a way of using one as "
+        f"{USE}. Other input sizes, two layers together and "
         "other ways of making the square were tried on the best networks alone, then the best two side by side, which "
         "are offered only if the gain is more than its standard error."
     )
     second = (
-        "They stand in the order of half the Brier score of what was held out, the prior included: an error rate that "
-        "luck moves less than the share of right answers. The accuracy is that of the cheap head on the pictures of "
-        "the last round, with Wilson's interval; that of the network recommended is corrected for having been chosen "
-        "(bootstrap bias correction). graftage train chooses among more heads, learns from all pictures and measures "
-        "anew. No test picture was looked at."
+        "They stand in the order of the mean of three error rates, what is known beforehand included: half the Brier "
+        "score of the regression and of the neighbours, and the squared error that the evidence stands for. Luck moves "
+        "them less than the share of right answers, and each in another way. The accuracy is that of the cheap head on "
+        "the pictures of the last round, with Wilson's interval; that of the network recommended is corrected for "
+        "having been chosen (bootstrap bias correction). graftage train chooses among more heads, learns from all "
+        "pictures and measures anew. No test picture was looked at."
     )
     third = (
         "A ranking takes at most a quarter of the work of embedding all pictures with every network in every way, or "

@@ -7,126 +7,32 @@ a. the networks as they were pretrained, on a growing stratified part of the pic
 b. other ways of using the best of them (input size, layers, crop or pad), on the same pictures;
 c. the two best different networks side by side, offered only where the paired gain is more than one standard error.
 
-What is compared is half the Brier score of every picture: it is the error rate of a model that is sure of everything,
-and varies less from picture to picture than being right or wrong does. To the m pictures measured a static prior is
-added as if it were `PRIOR` more, so that few pictures do not overturn what is known of networks in general. An entrant
+What is compared is an error rate picture by picture (`Sounding`). To the m pictures measured a static prior is added as
+if it were `PRIOR` more, so that few pictures do not overturn what is known of networks in general; and what a way of
+using a network adds to its own way is known better than which network is best, so it counts as `USE` more. An entrant
 that is better than the leader with probability below `HOPELESS` (paired bootstrap over groups), with the prior and
 without, is dropped, but the prior's favourite stays to the last round (Renggli et al. 2022). A round that the work left
 does not cover is run with fewer entrants, the best ones.
 """
 
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
 
 import numpy as np
 
 from graftage.data.split import folds, locked_test
 from graftage.errors import OptionError
+from graftage.learn.entries import Answer, Ask, Entrant, Fate, Joined, Place, Questions, Raced, Sounding, Variants
 from graftage.learn.gram import Floats, Labels
-from graftage.learn.search import Trial
 
 PRIOR = 20  # pictures that the prior counts as; 50 did no better on sign-digits and hymenoptera (bench/choose.py)
+USE = 150  # pictures that is counted as what is known of a way of using networks: it varies far less between them
 HOPELESS = 0.05  # chance of being better than the leader below which an entrant is dropped
 FIRST = 24  # pictures of the first round, at least, and two of each class
 LAST = 1000  # pictures of the last round, at most, or 15 of each class
-NETWORKS = 0.7  # share of the work that the networks as they were pretrained may take before their variants are tried
+NETWORKS = 0.9  # share of the work that the networks as they were pretrained may take before their variants are tried
 LEADERS = 2  # networks whose variants are tried
 _FOLDS, _REPEATS, _DRAWS = 5, 2, 1000
-
-Fate = Literal["ranked", "dropped", "left out", "failed"]
-
-
-@dataclass(frozen=True)
-class Entrant:
-    """What takes part.
-
-    Attributes:
-        name: unique.
-        network: name of the network that it is a way of using; its own for a network as it was pretrained.
-        work: what one picture costs, in one unit for all.
-        prior: error rate that is expected of it, less that of a reference common to all.
-        parts: the two entrants whose features it joins, else empty.
-    """
-
-    name: str
-    network: str
-    work: float
-    prior: float = 0.0
-    parts: "tuple[Entrant, ...]" = ()
-
-
-@dataclass(frozen=True, eq=False)
-class Ask:
-    """The question how an entrant does.
-
-    Attributes:
-        entrant: which.
-        rows: int64 (m,) of the n pictures, rising.
-        y: int64 (m,) their classes, renumbered so that none is missing.
-        held: int64 (R, m) folds for them.
-        work: what it costs: rows that this entrant was asked about before are free.
-    """
-
-    entrant: Entrant
-    rows: Labels
-    y: Labels
-    held: Labels
-    work: float
-
-
-@dataclass(frozen=True, eq=False)
-class Place:
-    """Where an entrant came in.
-
-    Attributes:
-        entrant: which.
-        fate: "ranked" to the end, or why not.
-        reason: what befell it, in words.
-        pictures: on how many it was last measured.
-        trial: how it did there; None if it was never measured.
-        expected: half Brier score, shrunk to the prior; infinite if it was never measured.
-        best: probability that it is the best, 0 to 1; of those not ranked, of being better than the leader when they
-            were dropped.
-    """
-
-    entrant: Entrant
-    fate: Fate
-    reason: str
-    pictures: int
-    trial: Trial | None
-    expected: float
-    best: float
-
-
-@dataclass(frozen=True, eq=False)
-class Raced:
-    """The result.
-
-    Attributes:
-        places: best first: those ranked, then those dropped, later ones first, then those that could not be measured.
-        rows: int64 (m,) of the last round; y: their classes; held: int64 (R, m) their folds.
-        work: spent.
-        rounds: pictures of each round.
-    """
-
-    places: tuple[Place, ...]
-    rows: Labels
-    y: Labels
-    held: Labels
-    work: float
-    rounds: tuple[int, ...]
-
-    @property
-    def winner(self) -> Place:
-        """The best."""
-        return self.places[0]
-
-
-Answer = Trial | str | None
-Questions = Generator[Ask, Answer, Raced]
-Variants = Callable[[Entrant], Iterable[Entrant]]
-Joined = Callable[[Entrant, Entrant], Entrant | None]
 
 
 def none_of(_: Entrant) -> tuple[Entrant, ...]:
@@ -202,17 +108,12 @@ def nested(y: Labels, groups: Labels, sizes: Sequence[int], *, seed: int) -> lis
     return found[::-1]
 
 
-def scores(trial: Trial) -> Floats:
-    """What is compared: half the Brier score of each picture, float64 (m,), 0 to 1."""
-    return trial.briers.astype(np.float64) / 2
-
-
 @dataclass(eq=False)
 class _Runner:
-    """An entrant on its way: its trials by round, and what became of it."""
+    """An entrant on its way: its soundings by round, and what became of it."""
 
     entrant: Entrant
-    trials: dict[int, Trial] = field(default_factory=dict)
+    soundings: dict[int, Sounding] = field(default_factory=dict)
     fate: Fate = "ranked"
     reason: str = ""
     best: float = float("nan")
@@ -224,10 +125,29 @@ class _Runner:
     @property
     def last(self) -> int:
         """The last round that it was measured in, -1 if none."""
-        return max(self.trials, default=-1)
+        return max(self.soundings, default=-1)
+
+    def scores(self, i: int) -> Floats:
+        """Those of round i, (m,)."""
+        return self.soundings[i].scores
 
     def out(self, fate: Fate, reason: str) -> None:
         self.fate, self.reason = fate, reason
+
+
+def _shrunk(means: Floats, base: Labels, prior: Floats, gap: Floats, m: int) -> Floats:
+    """(…, E) mean scores of m pictures with what is known beforehand.
+
+    Args:
+        means: (…, E); base: (E,) the place of the network whose variant each is, its own for a network itself.
+        prior: (…, E) of networks, whose common level is that measured; gap: (…, E) of variants, 0 for a network.
+        m: pictures.
+    """
+    own = base == np.arange(len(base))
+    level = (means - prior)[..., own].mean(axis=-1, keepdims=True)
+    alone = (m * means + PRIOR * (level + prior)) / (m + PRIOR)
+    more = (m * (means - means[..., base]) + USE * gap) / (m + USE)
+    return np.asarray(alone[..., base] + more)
 
 
 class _Heats:
@@ -262,7 +182,7 @@ class _Heats:
         self.runners += [_Runner(entrant) for entrant in entrants]
         assert len({runner.entrant.name for runner in self.runners}) == len(self.runners), "an entrant takes part twice"
         for i in range(len(self.rounds)):
-            waiting = [r for r in self.runners if r.racing and i not in r.trials]
+            waiting = [r for r in self.runners if r.racing and i not in r.soundings]
             if not self._admit(waiting, i, most - self.spent):
                 return
             for runner in waiting:
@@ -279,10 +199,10 @@ class _Heats:
         """Leaves the worst out of a round until the work covers it; False where it does not cover the best two."""
         standing = self._standing(max(i - 1, 0))
         favourite = self._favourite()
-        first = min(waiting, key=lambda r: standing.get(id(r), r.entrant.prior), default=None)
+        first = min(waiting, key=lambda r: standing.get(id(r), r.entrant.foreseen), default=None)
 
         def order(r: _Runner) -> tuple[bool, bool, float, float]:
-            return r is not first, r is not favourite, standing.get(id(r), r.entrant.prior), r.entrant.work
+            return r is not first, r is not favourite, standing.get(id(r), r.entrant.foreseen), r.entrant.work
 
         prices = [self._price(runner, i) for runner in sorted(waiting, key=order)]
         if self.over or (i > self.at >= 0 and sum(prices[:2]) > left):  # a round for the best one alone tells nothing
@@ -300,12 +220,12 @@ class _Heats:
     def _price(self, runner: _Runner, i: int) -> float:
         """Work for those of an entrant's rows in this round that have not been paid for yet."""
         parts = runner.entrant.parts or (runner.entrant,)
-        known = {r.entrant.name: len(self.rounds[r.last]) for r in self.runners if r.trials}
+        known = {r.entrant.name: len(self.rounds[r.last]) for r in self.runners if r.soundings}
         return sum(part.work * max(len(self.rounds[i]) - known.get(part.name, 0), 0) for part in parts)
 
     def _ask(self, runner: _Runner, i: int) -> Generator[Ask, Answer, None]:
         price = self._price(runner, i)
-        answer = yield Ask(runner.entrant, self.rounds[i], self.labels[i], self.held[i], price)
+        answer = yield Ask(runner.entrant, self.rounds[i], self.labels[i], self.groups[i], self.held[i], price)
         if answer is None:
             self.over = True
             return
@@ -313,16 +233,16 @@ class _Heats:
         if isinstance(answer, str):
             runner.out("failed", answer)
         else:
-            runner.trials[i] = answer
+            runner.soundings[i] = answer
 
     def _favourite(self) -> _Runner | None:
         """The one of which most was expected, if there is one."""
-        known = sorted((r for r in self.runners if r.fate != "failed"), key=lambda r: r.entrant.prior)
-        unique = len(known) < 2 or known[0].entrant.prior < known[1].entrant.prior
+        known = sorted((r for r in self.runners if r.fate != "failed"), key=lambda r: r.entrant.foreseen)
+        unique = len(known) < 2 or known[0].entrant.foreseen < known[1].entrant.foreseen
         return known[0] if known and unique and known[0].racing else None
 
     def _measured(self, i: int) -> list[_Runner]:
-        return [runner for runner in self.runners if runner.racing and i in runner.trials]
+        return [runner for runner in self.runners if runner.racing and i in runner.soundings]
 
     def _standing(self, i: int) -> dict[int, float]:
         """What is expected of each that was measured in this round and is still racing, by identity."""
@@ -330,19 +250,30 @@ class _Heats:
         return dict(zip(map(id, racing), self._expected(racing, i).tolist(), strict=True))
 
     def _expected(self, racing: Sequence[_Runner], i: int) -> Floats:
-        """(E,) scores shrunk to the prior, whose level is that of these entrants."""
-        measured = np.array([scores(r.trials[i]).mean() for r in racing])
-        prior = np.array([r.entrant.prior for r in racing])
-        level = (measured - prior).mean() if len(racing) else 0.0
-        m = len(self.rounds[i])
-        return np.asarray((m * measured + PRIOR * (level + prior)) / (m + PRIOR))
+        """(E,) scores shrunk to what is known beforehand, whose level is that of these entrants."""
+        if not racing:
+            return np.zeros(0)
+        columns, base, prior, gap = self._beforehand(racing, i)
+        means = np.array([r.scores(i).mean() for r in columns])
+        return _shrunk(means, base, prior, gap, len(self.rounds[i]))[: len(racing)]
+
+    def _beforehand(self, racing: Sequence[_Runner], i: int) -> tuple[list[_Runner], Labels, Floats, Floats]:
+        """Those racing, and after them whose variants they are; the place of the latter, priors and gaps."""
+        own = {r.entrant.name: r for r in self.runners if i in r.soundings}
+        whose = [own.get(r.entrant.network, r) for r in racing]
+        columns = list(dict.fromkeys([*racing, *whose]))
+        base = np.array([columns.index(b) for b in (*whose, *columns[len(racing) :])], dtype=np.int64)
+        alone = base == np.arange(len(columns))
+        priors = np.array([r.entrant.foreseen if a else r.entrant.prior for r, a in zip(columns, alone, strict=True)])
+        return columns, base, priors, np.where(alone, 0.0, [r.entrant.gap for r in columns])
 
     def _drawn(self, racing: Sequence[_Runner], i: int) -> tuple[Floats, Floats]:
         """(draws, E) mean scores, the groups of pictures drawn anew; and the expected scores that go with them.
 
-        In the latter the prior is as uncertain as the number of pictures that it counts as makes it.
+        In the latter what is known beforehand is as uncertain as the number of pictures that it counts as makes it.
         """
-        S = np.stack([scores(r.trials[i]) for r in racing], axis=1)  # (m, E)
+        columns, base, prior, gap = self._beforehand(racing, i)
+        S = np.stack([r.scores(i) for r in columns], axis=1)  # (m, E)
         group, m = self.groups[i], len(S)
         count = int(group.max()) + 1
         sums, sizes = np.zeros((count, S.shape[1])), np.bincount(group, minlength=count).astype(np.float64)
@@ -350,12 +281,14 @@ class _Heats:
         rng = np.random.default_rng([self.seed, 14, i])
         taken = rng.multinomial(count, np.full(count, 1 / count), size=_DRAWS).astype(np.float64)
         means = (taken @ sums) / (taken @ sizes)[:, None]
-        expected = self._expected(racing, i)
-        leader = int(expected.argmin())
+        leader = int(_shrunk(S.mean(axis=0), base, prior, gap, m)[: len(racing)].argmin())
         spread = np.square(S - S[:, [leader]]).mean(axis=0) / 2
-        spread[leader] = np.delete(spread, leader).mean() if len(racing) > 1 else 0.0
-        noise = rng.standard_normal(means.shape) * np.sqrt(spread / PRIOR)
-        return means, np.asarray(expected + (m * (means - S.mean(axis=0)) + PRIOR * noise) / (m + PRIOR))
+        spread[leader] = np.delete(spread, leader).mean() if len(columns) > 1 else 0.0
+        prior = prior + rng.standard_normal(means.shape) * np.sqrt(spread / PRIOR)
+        apart = np.square(S - S[:, base]).mean(axis=0)  # 0 for those that are their own base
+        gap = gap + rng.standard_normal(means.shape) * np.sqrt(apart / USE)
+        expected = _shrunk(means, base, prior, gap, m)
+        return means[:, : len(racing)], expected[:, : len(racing)]
 
     def _drop(self, i: int) -> None:
         """Whoever is hardly ever better than the leader is out; the favourite only in the last round.
@@ -383,8 +316,8 @@ class _Heats:
 
     def pair(self, joined: Joined) -> Generator[Ask, Answer, None]:
         """The best two of different networks side by side; out again unless the gain exceeds its standard error."""
-        here = [r for r in self.runners if self.at in r.trials and r.fate != "failed"]
-        known = sorted(here, key=lambda r: float(scores(r.trials[self.at]).mean()))
+        here = [r for r in self.runners if self.at in r.soundings and r.fate != "failed"]
+        known = sorted(here, key=lambda r: float(r.scores(self.at).mean()))
         standing = self._standing(self.at)
         best = min(self._measured(self.at), key=lambda r: standing[id(r)], default=None)
         other = next((r for r in known if best and r.entrant.network != best.entrant.network), None)
@@ -397,7 +330,7 @@ class _Heats:
         self.runners.append(runner)
         yield from self._ask(runner, self.at)
         if runner.racing:
-            gain = scores(best.trials[self.at]) - scores(runner.trials[self.at])
+            gain = best.scores(self.at) - runner.scores(self.at)
             if gain.mean() <= gain.std(ddof=1) / np.sqrt(len(gain)):
                 runner.out("dropped", f"no real gain over {best.entrant.name} alone")
 
@@ -414,16 +347,16 @@ class _Heats:
         for runner in rest:
             if runner.racing:  # it would have raced on, had there been work
                 runner.out("left out", "the work allowed was spent before another round")
-        measured = [r for r in rest if r.trials and r.fate != "failed"]
-        measured.sort(key=lambda r: (-r.last, float(scores(r.trials[r.last]).mean())))
+        measured = [r for r in rest if r.soundings and r.fate != "failed"]
+        measured.sort(key=lambda r: (-r.last, float(r.scores(r.last).mean())))
         lost = [r for r in rest if r not in measured]
-        places += [self._place(r, float(scores(r.trials[r.last]).mean()), r.best) for r in measured]
+        places += [self._place(r, float(r.scores(r.last).mean()), r.best) for r in measured]
         places += [self._place(r, float("inf"), float("nan")) for r in lost]
         sizes = tuple(len(rows) for rows in self.rounds)
         at = max(self.at, 0)
         return Raced(tuple(places), self.rounds[at], self.labels[at], self.held[at], self.spent, sizes)
 
     def _place(self, runner: _Runner, expected: float, best: float) -> Place:
-        pictures = len(self.rounds[runner.last]) if runner.trials else 0
-        trial = runner.trials[runner.last] if runner.trials else None
-        return Place(runner.entrant, runner.fate, runner.reason, pictures, trial, expected, best)
+        pictures = len(self.rounds[runner.last]) if runner.soundings else 0
+        sounding = runner.soundings[runner.last] if runner.soundings else None
+        return Place(runner.entrant, runner.fate, runner.reason, pictures, sounding, expected, best)

@@ -1,7 +1,8 @@
 """How much a network's features know of the labels: the published scores, each in its corrected form.
 
-None of them chooses anything here; `race` does, by cross-validation. They are shown on request. n pictures, D features,
-K classes; a higher score is better, unless it is called a loss or an error.
+None of them chooses alone: `race` compares networks by a linear probe and their nearest neighbours together (`sound`).
+The others are shown on request. n pictures, D features, K classes; a higher score is better, unless it is called a loss
+or an error.
 """
 
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from graftage.learn import defaults
 from graftage.learn.baseline import SHARPNESS
 from graftage.learn.chunking import chunks
+from graftage.learn.entries import Sounding
 from graftage.learn.gram import Floats, Labels, Reals, centring_noise, principal
 from graftage.learn.head import transform
 from graftage.learn.search import Trial, search
@@ -100,20 +102,28 @@ def knn_score(X: NDArray[np.float32], y: Labels, groups: Labels, *, k: int | Non
         groups: int64 (n,): no picture is asked about one of its own group, so that copies tell nothing.
         k: number of neighbours; None takes `defaults.neighbours`.
     """
-    rows, names = transform(X, "unit"), np.unique(groups, return_inverse=True)[1]
     labels = np.unique(y, return_inverse=True)[1]
-    k = min(k or defaults.neighbours(len(y), int(labels.max()) + 1), len(y) - 1)
-    right = 0
+    return float((neighbour_votes(X, labels, groups, k=k).argmax(axis=1) == labels).mean())
+
+
+def neighbour_votes(X: NDArray[np.float32], y: Labels, groups: Labels, *, k: int | None = None) -> Floats:
+    """What the neighbours of `knn_score` say of each class: float64 (n, K); y is 0..K−1.
+
+    Rows add up to 1, or to 0 for a picture that has no neighbour outside its group.
+    """
+    rows, names = transform(X, "unit"), np.unique(groups, return_inverse=True)[1]
+    k = min(k or defaults.neighbours(len(y), int(y.max()) + 1), len(y) - 1)
+    found = np.zeros((len(y), int(y.max()) + 1))
     for part in chunks(len(rows), len(rows)):
         cosine = (rows[part] @ rows.T).astype(np.float64)
         cosine[names[part, None] == names] = -np.inf
         nearest = np.argpartition(-cosine, k - 1, axis=1)[:, :k]
         near = np.take_along_axis(cosine, nearest, axis=1)
-        votes = np.exp((near - 1.0) / SHARPNESS)
-        counted = np.zeros((len(near), int(labels.max()) + 1))
-        np.add.at(counted, (np.repeat(np.arange(len(near)), k), labels[nearest].ravel()), votes.ravel())
-        right += int((counted.argmax(axis=1) == labels[part]).sum())
-    return right / len(y)
+        votes = np.exp((near - np.maximum(near.max(axis=1, keepdims=True), -1.0)) / SHARPNESS)
+        counted = np.zeros((len(near), found.shape[1]))
+        np.add.at(counted, (np.repeat(np.arange(len(near)), k), y[nearest].ravel()), votes.ravel())
+        found[part] = counted / np.maximum(counted.sum(axis=1, keepdims=True), 1e-300)
+    return found
 
 
 def linear_probe(X: NDArray[np.float32], y: Labels, folds: Labels, *, seed: int) -> Trial:
@@ -126,6 +136,36 @@ def linear_probe(X: NDArray[np.float32], y: Labels, folds: Labels, *, seed: int)
         seed: as in `search`.
     """
     return search(X, y, folds, fit="", families=(), seed=seed).leader()
+
+
+def sound(X: NDArray[np.float32], y: Labels, groups: Labels, folds: Labels, *, seed: int) -> Sounding:
+    """What a race compares networks by: three error rates that go by different ways, mean of them.
+
+    Half the Brier score of the linear probe held out, the same of what the neighbours say, and the squared error that
+    the evidence speaks of (`evidence_error`). Half a Brier score is the error rate of who is sure of everything, and
+    varies less from picture to picture than being right or wrong does. The three err in different ways: on the sets
+    that `bench/choose.py` was designed on, their mean went along with the truth better than any of them alone.
+
+    Args:
+        X: float32 (n, D) features.
+        y: int64 (n,) class numbers 0..K−1, every class present.
+        groups: int64 (n,), as in `knn_score`.
+        folds: int64 (R, n), as in `linear_probe`.
+        seed: as in `search`.
+    """
+    trial = linear_probe(X, y, folds, seed=seed)
+    votes = neighbour_votes(X, y, groups)
+    briers = np.square(votes - np.eye(votes.shape[1])[y]).sum(axis=1)
+    return Sounding(trial, (trial.briers.astype(np.float64) / 2 + briers / 2 + evidence_error(X, y)) / 3)
+
+
+def evidence_error(X: NDArray[np.float32], y: Labels) -> float:
+    """The squared error per picture that the log evidence stands for, over all classes, halved: 0 to about ½.
+
+    A normal density of variance v gives its own draws −½ log(2πe v) on average. So v is read off the log evidence per
+    picture (`logme`, of rows of length 1), and K/2 v compares with half a Brier score.
+    """
+    return float(len(np.unique(y)) / 2 * np.exp(-2 * logme(transform(X, "unit"), y)) / (2 * np.pi * np.e))
 
 
 @dataclass(frozen=True)
