@@ -161,22 +161,24 @@ def test_an_interrupted_run_says_where_its_rows_are(tmp_path: Path) -> None:
     assert not (tmp_path / "out.jsonl").exists()
 
 
-def test_what_the_caller_counts_belongs_to_the_rows_noted(tmp_path: Path) -> None:
-    counted = 0
-    with (
-        pytest.raises(KeyboardInterrupt),
-        open_writer(tmp_path / "out.csv", format="csv", classes=CLASSES, all_probabilities=False) as sink,
-    ):
-        sink.keep = lambda: {"counted": counted}
-        for i, each in enumerate(sink.past(inputs())):
-            counted += 1
-            if i == 3:
+def counted(target: Path, stop: int, *, resume: bool = False) -> int:
+    """Counts each input before its row is written, is interrupted in between at row `stop`; rows there before."""
+    with open_writer(target, format="csv", classes=CLASSES, all_probabilities=False, resume=resume) as sink:
+        so_far = sink.kept.get("counted", 0)
+        assert so_far == sink.resumed
+        sink.keep = lambda: {"counted": so_far}
+        for i, each in enumerate(sink.past(inputs()), start=sink.resumed):
+            so_far += 1
+            if i == stop:
                 raise KeyboardInterrupt
             sink.write(row(each, i))
-    with open_writer(tmp_path / "out.csv", format="csv", classes=CLASSES, all_probabilities=False, resume=True) as sink:
-        assert (sink.resumed, sink.kept) == (3, {"counted": 3})
-        for i, each in enumerate(sink.past(inputs()), start=3):
-            sink.write(row(each, i))
+    return sink.resumed
+
+
+def test_what_the_caller_counts_belongs_to_the_rows_noted(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        counted(tmp_path / "out.csv", 3)
+    assert counted(tmp_path / "out.csv", N, resume=True) == 3
 
 
 @pytest.mark.parametrize("name", FORMS)
