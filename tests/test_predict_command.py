@@ -142,7 +142,7 @@ def rows_noted(target: Path) -> int:
         return 0
 
 
-def test_another_model_cannot_go_on(model: Path, finished: tuple, some: Path, tmp_path: Path) -> None:
+def test_another_model_cannot_go_on(model: Path, some: Path, tmp_path: Path) -> None:
     (tmp_path / "list").write_text(f"{some}/a0.jpg\n" * 5)
     target = tmp_path / "p.csv"
     (tmp_path / "p.csv.resume").write_text(json.dumps({"made_by": {"model file": "another"}, "rows": 3, "length": 10}))

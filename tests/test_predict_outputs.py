@@ -28,6 +28,11 @@ FORMS: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.fixture(autouse=True)
+def each_row_is_noted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outputs, "_SECONDS", 0.0)
+
+
 def inputs(n: int = N) -> list[Input]:
     return [Input(f"a, {i}\n.jpg" if i % 3 else f"caf\udce9 {i}.jpg", id=f"n°{i}") for i in range(n)]
 
@@ -91,7 +96,6 @@ def killed(target: Path, at: int, **options: Any) -> bool:
         for name in ("replace", "unlink", "open"):
             setattr(Path, name, killer.wrap(getattr(Path, name)))
         places.lines_to_parquet = killer.wrap(places.lines_to_parquet)
-        outputs._SECONDS = 0.0  # each row is noted
         try:
             run(target, **options)
         finally:
@@ -155,6 +159,26 @@ def test_an_interrupted_run_says_where_its_rows_are(tmp_path: Path) -> None:
     stopped(tmp_path / "out.jsonl", 4, **FORMS["out.jsonl"])
     assert len((tmp_path / "out.jsonl.part").read_text().splitlines()) == 4
     assert not (tmp_path / "out.jsonl").exists()
+
+
+def counted(target: Path, stop: int, *, resume: bool = False) -> int:
+    """Counts each input before its row is written, is interrupted in between at row `stop`; rows there before."""
+    with open_writer(target, format="csv", classes=CLASSES, all_probabilities=False, resume=resume) as sink:
+        so_far = sink.kept.get("counted", 0)
+        assert so_far == sink.resumed
+        sink.keep = lambda: {"counted": so_far}
+        for i, each in enumerate(sink.past(inputs()), start=sink.resumed):
+            so_far += 1
+            if i == stop:
+                raise KeyboardInterrupt
+            sink.write(row(each, i))
+    return sink.resumed
+
+
+def test_what_the_caller_counts_belongs_to_the_rows_noted(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        counted(tmp_path / "out.csv", 3)
+    assert counted(tmp_path / "out.csv", N, resume=True) == 3
 
 
 @pytest.mark.parametrize("name", FORMS)

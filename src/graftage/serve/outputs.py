@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Protocol, TextIO, get_args
 
 from graftage.data.inputs import Input
-from graftage.errors import OptionError, StoreError
+from graftage.errors import OptionError
 from graftage.serve.places import Place, Progress, begin, complete, store_errors, write_note
 from graftage.serve.tables import Format, Row, Shape, Writer, names_written, readable, shape_of, text_writer
 
@@ -98,7 +98,7 @@ class Output:
             self._rows += 1
             if self._place.per_part and self._rows % self._place.per_part == 0:
                 self._next_part()
-            elif time.monotonic() - self._noted > _SECONDS:
+            elif time.monotonic() - self._noted >= _SECONDS:
                 self.checkpoint()
 
     def checkpoint(self, *, done: bool = False) -> None:
@@ -120,11 +120,13 @@ class Output:
             self._place.note.unlink(missing_ok=True)
 
     def leave(self, fault: BaseException) -> None:
-        """After a fault: keeps what is written, and says where."""
-        with suppress(OSError, StoreError):
+        """After a fault: keeps what is written, and says where.
+
+        What was noted last stays: a fault may have come between a row and what the caller counts.
+        """
+        with suppress(OSError):
             if self._place.format == "table":
                 self._writer.finish()
-            self.checkpoint()
         with suppress(OSError):  # closing writes what is still buffered, and would report a full disk a second time
             self._file.close()
         spool = self._place.spool(self._place.part(self._rows))
