@@ -99,3 +99,22 @@ def test_on_a_terminal_there_is_a_bar_with_counts_and_rate() -> None:
 
 def test_quiet_on_a_terminal_there_is_no_bar() -> None:
     assert on_a_terminal("quiet").strip() == "note: something odd"
+
+
+def test_without_a_bar_progress_is_a_line_once_a_minute(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("graftage.terminal._EVERY", 0.0)
+    with Terminal() as terminal:
+        terminal.stage("predict")
+        terminal.progress(0, 0)
+        terminal.progress(12, 0)
+    first, second = capsys.readouterr().err.splitlines()[:2]
+    assert first.split()[:2] == ["predict", "0,"]
+    assert second.split()[:2] == ["predict", "12,"]
+    assert "left" not in second  # where the total is not known, the rate alone
+    monkeypatch.undo()
+    with Terminal() as terminal:
+        terminal.stage("predict")
+        terminal.progress(12, 20)
+    assert capsys.readouterr().err == ""

@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,12 +19,14 @@ if TYPE_CHECKING:
     from graftage.data.gathering import Named
     from graftage.data.inputs import Input
     from graftage.fleet.workers import Fleet
+    from graftage.measure.drift import Watch
     from graftage.serve.batch import Tally
-    from graftage.serve.predict import Predictor
+    from graftage.serve.predict import Answered, Predictor
     from graftage.serve.tables import Format
 
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
 
+_MOST = 1000  # pictures proposed for labelling, at most
 _TEXT = """\
 A row per picture, in the order given: label, calibrated probability, runner-up, the set of classes that holds the true
 one, whether the model is sure enough, whether the picture is unlike those trained on.
@@ -48,6 +51,7 @@ examples:
   find . -name '*.jpg' -print0 | graftage predict model.safetensors - --null --format jsonl
   graftage predict model.safetensors new.csv --path-col file --id-col sku -o labels.parquet
   graftage predict model.safetensors 'shard-{000..099}.tar' -o predictions/ --format parquet
+  graftage predict model.safetensors photos-of-june/ -o june.csv --drift     is the model still right? what to label?
 """
 
 
@@ -75,6 +79,9 @@ def add_predict(commands: "Commands") -> None:
     parser.add_argument("--resume", action="store_true", help="go on with the interrupted run of the same command")
     parser.add_argument("--all", action="store_true", help="the probability of every class, not of two")
     add_ray(parser)
+    parser.add_argument("--drift", action="store_true", help="then tell how right, how strange, what to label")
+    parser.add_argument("--drift-report", type=Path, metavar="FILE", help="write that as JSON, too")
+    parser.add_argument("--most-worth", type=int, metavar="N", help="pictures to propose for labelling (default: 20)")
     add_flags(parser, ("device", "precision", "workers", "repair"))
     parser.set_defaults(run=_predict)
 
@@ -117,11 +124,13 @@ def _rows(arguments: argparse.Namespace) -> int:
     named = _named(arguments)
     named.check()
     workers = workers_of(arguments)
+    if arguments.ray is not None and (arguments.resume or arguments.drift or arguments.drift_report):
+        flag = "--resume" if arguments.resume else "--drift"
+        raise OptionError(f"{flag} goes with one process, not yet with many: leave out --ray, or {flag}")
     predictor = _loaded(arguments)
+    watch = _watch(arguments, predictor)
     inputs = _some(named, predictor) if arguments.ray is None else ()  # workers read their own
     quiet = arguments.output is None
-    if arguments.ray is not None and arguments.resume:
-        raise OptionError("--resume goes on in one process: leave out --ray, or --resume")
     with (
         Terminal(quiet=quiet) as terminal,
         _fleet(arguments, named, predictor, workers) as answering,
@@ -140,6 +149,8 @@ def _rows(arguments: argparse.Namespace) -> int:
             terminal.note(_goes_on(sink.resumed))
         terminal.stage("predict")
         counting = None if quiet else Counting(named.count)
+        if watch is not None and sink.resumed:
+            watch.go_on(sink.kept["drift"])
         tally = predict_all(
             answering,
             inputs,
@@ -147,8 +158,44 @@ def _rows(arguments: argparse.Namespace) -> int:
             workers=arguments.workers or 0,
             progress=terminal.progress,
             total=lambda: counting.total if counting else 0,
+            listen=None if watch is None else partial(_listen, watch),
+            keep=dict if watch is None else lambda: {"drift": watch.to_json()},
         )
+    if watch is not None:
+        _tell(arguments, watch)
     return _closed(arguments, tally)
+
+
+def _watch(arguments: argparse.Namespace, predictor: "Predictor") -> "Watch | None":
+    most = 20 if arguments.most_worth is None else arguments.most_worth
+    if not (arguments.drift or arguments.drift_report):
+        if arguments.most_worth is not None:
+            raise OptionError("--most-worth belongs to --drift: say that, too")
+        return None
+    if not 0 <= most <= _MOST:
+        raise OptionError(f"--most-worth must be 0 to {_MOST:,}, got {most}")
+    from graftage.driftstory import known_of
+    from graftage.measure.drift import Watch
+
+    return Watch(known_of(predictor.bundle), most=most)
+
+
+def _listen(watch: "Watch", answered: "Answered") -> None:
+    said = answered.prediction
+    if answered.features is not None:
+        name, own = said.path, answered.input.id
+        watch.add(name, said.probabilities, answered.features, id=own, unlike_p=said.unlike_p)
+
+
+def _tell(arguments: argparse.Namespace, watch: "Watch") -> None:
+    """Where rows go to standard output, standard error is for people."""
+    from graftage import driftstory
+
+    found = watch.result()
+    if arguments.drift_report is not None:
+        driftstory.write(found, arguments.drift_report)
+    for line in driftstory.summary(found):
+        print(_encodable(line), file=sys.stdout if arguments.output else sys.stderr)
 
 
 def _named(arguments: argparse.Namespace) -> "Named":
@@ -220,6 +267,9 @@ def _made_by(arguments: argparse.Namespace, predictor: "Predictor") -> dict[str,
             [_format(arguments), *columns]
         ),
         "way with damaged pictures (--repair)": str(bool(arguments.repair)),
+        "wish about drift (--drift, --most-worth)": str(
+            (bool(arguments.drift or arguments.drift_report), arguments.most_worth)
+        ),
     }
 
 

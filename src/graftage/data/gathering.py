@@ -4,6 +4,7 @@ Of what is named outright or in a list, tables and shards are opened; of what li
 is a file like any other. What is not there is an input that says so.
 """
 
+import io
 import itertools
 import os
 import re
@@ -133,7 +134,7 @@ def _paths(found: Iterable[bytes], *, null: bool) -> Iterator[Path]:
     return (Path(os.fsdecode(text)) for text in texts if text.strip())
 
 
-def _open_list(name: str):  # type: ignore[no-untyped-def]  # a context manager that has a fileno
+def _open_list(name: str) -> io.FileIO:
     if name == STDIN:
         return open(os.dup(sys.stdin.fileno()), "rb", buffering=0)  # noqa: PTH123
     try:

@@ -20,8 +20,9 @@ count as spread alike in all directions, so that a distance needs r coordinates 
 With D = r nothing is left over and the formulas are the textbook's.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import Any, Self
 
 import numpy as np
@@ -245,11 +246,16 @@ class Scale:
         """The scale by held-out scores (m, 4) of training pictures."""
         kept = held_out.astype(np.float32)
         reference = np.stack([_thinned(column) for column in np.sort(kept, axis=0).T])
-        return cls(reference, _thinned(np.sort(_joint(reference, kept))))
+        return cls(reference, _thinned(np.sort(_joint(reference, kept, [_tail(row) for row in reference]))))
+
+    @cached_property
+    def tails(self) -> list[tuple[float, float]]:
+        """The tail of each row of the reference; fitting it takes longer than judging a picture."""
+        return [_tail(row) for row in self.reference]
 
     def p_values(self, scores: Floats) -> Floats:
         """Scores (n, 4) → (n,), above 0 and up to 1: the share of held-out training pictures at least as odd."""
-        above = _above(self.joint, _joint(self.reference, scores.astype(np.float32)))
+        above = _above(self.joint, _joint(self.reference, scores.astype(np.float32), self.tails))
         return np.asarray((above + 1) / (len(self.joint) + 1))
 
 
@@ -350,24 +356,28 @@ def _above(reference: Singles, values: Singles) -> Floats:
     return np.asarray(len(reference) - np.searchsorted(reference, values, side="left"), dtype=np.float64)
 
 
-def _joint(reference: Singles, scores: Singles) -> Singles:
+def _joint(reference: Singles, scores: Singles, tails: Sequence[tuple[float, float]]) -> Singles:
     """Fisher's sum of surprises: scores (n, s), reference (s, m) sorted → (n,), higher is odder."""
-    parts = [_surprise(row, column) for row, column in zip(reference, scores.T, strict=True)]
-    return np.asarray(np.sum(parts, axis=0), dtype=np.float32)
+    rows = zip(reference, scores.T, tails, strict=True)
+    return np.asarray(np.sum([_surprise(row, column, tail) for row, column, tail in rows], axis=0), dtype=np.float32)
 
 
-def _surprise(reference: Singles, values: Singles) -> Floats:
+def _surprise(reference: Singles, values: Singles, tail: tuple[float, float]) -> Floats:
     """-log of the share of the sorted reference at or above each value; in the last tenth, of an exponential tail.
 
     Without the tail nothing could surprise more than one in m, and of a few hundred pictures the sum of four scores
     would not tell a wholly strange one from the oddest of its own kind.
     """
-    m = len(reference)
-    rank = -np.log((_above(reference, values) + 1) / (m + 1))
-    start = float(reference[int((1 - _TAIL) * (m - 1))])
-    beyond = reference[reference > start].astype(np.float64) - start
-    scale = max(float(beyond.mean()) if beyond.size else 0.0, 1e-6 * abs(start), 1e-12)
+    start, scale = tail
+    rank = -np.log((_above(reference, values) + 1) / (len(reference) + 1))
     return np.where(values > start, -np.log(_TAIL) + (values.astype(np.float64) - start) / scale, rank)
+
+
+def _tail(reference: Singles) -> tuple[float, float]:
+    """Where the last tenth of the sorted reference begins, and how far beyond it lies on average."""
+    start = float(reference[int((1 - _TAIL) * (len(reference) - 1))])
+    beyond = reference[reference > start].astype(np.float64) - start
+    return start, max(float(beyond.mean()) if beyond.size else 0.0, 1e-6 * abs(start), 1e-12)
 
 
 def _thinned(values: Any) -> Singles:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Protocol, TextIO, get_args
 
 from graftage.data.inputs import Input
-from graftage.errors import OptionError, StoreError
+from graftage.errors import OptionError
 from graftage.serve.places import Place, Progress, begin, complete, store_errors, write_note
 from graftage.serve.tables import Format, Row, Shape, Writer, names_written, readable, shape_of, text_writer
 
@@ -98,7 +98,7 @@ class Output:
             self._rows += 1
             if self._place.per_part and self._rows % self._place.per_part == 0:
                 self._next_part()
-            elif time.monotonic() - self._noted > _SECONDS:
+            elif time.monotonic() - self._noted >= _SECONDS:
                 self.checkpoint()
 
     def checkpoint(self, *, done: bool = False) -> None:
@@ -116,15 +116,17 @@ class Output:
             part = self._place.part(self._rows)
             if part == self._place.part(max(self._rows - 1, 0)):  # else the last part was full, and this one is empty
                 complete(self._place, self._shape, part)
-            self._place.note.unlink(missing_ok=True)
             self._place.spool(part).unlink(missing_ok=True)
+            self._place.note.unlink(missing_ok=True)
 
     def leave(self, fault: BaseException) -> None:
-        """After a fault: keeps what is written, and says where."""
-        with suppress(OSError, StoreError):
+        """After a fault: keeps what is written, and says where.
+
+        What was noted last stays: a fault may have come between a row and what the caller counts.
+        """
+        with suppress(OSError):
             if self._place.format == "table":
                 self._writer.finish()
-            self.checkpoint()
         with suppress(OSError):  # closing writes what is still buffered, and would report a full disk a second time
             self._file.close()
         spool = self._place.spool(self._place.part(self._rows))
@@ -193,6 +195,23 @@ class _Printed:
         self._writer.write(row)
 
 
+class _Finished:
+    """A table that was killed when it had its name already: no input is left to answer for."""
+
+    def __init__(self, progress: Progress) -> None:
+        self.keep: Callable[[], Mapping[str, Any]] = dict
+        self.kept = progress.kept
+        self.resumed = progress.rows
+
+    def past(self, inputs: Iterable[Input]) -> Iterator[Input]:  # noqa: ARG002
+        """None of them."""
+        return iter(())
+
+    def write(self, row: Row) -> None:  # noqa: ARG002
+        """Is not called."""
+        raise AssertionError("there was no input left")
+
+
 @contextmanager
 def open_writer(
     target: Path | None,
@@ -236,7 +255,12 @@ def open_writer(
         writer.finish()
         return
     place = Place(target, format, per_part)
-    output = Output(place, shape, begin(place, shape, dict(made_by or {}), resume=resume))
+    progress = begin(place, shape, dict(made_by or {}), resume=resume)
+    if progress.done:
+        yield _Finished(progress)
+        place.note.unlink(missing_ok=True)
+        return
+    output = Output(place, shape, progress)
     try:
         yield output
         output.finish()

@@ -74,7 +74,7 @@ class Place:
 
 
 def begin(place: Place, shape: Shape, made_by: Mapping[str, str], *, resume: bool) -> Progress:
-    """Where to begin: at the first row, or where an interrupted run has come to.
+    """Where to begin: at the first row, or where an interrupted run has come to; `done` if nothing is left to do.
 
     Raises:
         OptionError: the interrupted run is another, or parts of another run are in the folder.
@@ -107,14 +107,15 @@ def _mended(place: Place, shape: Shape, noted: Progress) -> Progress:
             complete(place, shape, part - 1)
             noted = replace(noted, length=0)
             write_note(place.note, noted)
-            place.spool(part - 1).unlink()
+        if place.per_part:
+            _clear(place.target, but=place.spool(part))
         spool = place.spool(part)
-        if noted.done and place.format != "parquet" and not spool.exists() and place.final(part).exists():
-            place.final(part).replace(spool)  # it had its name already, only the note was left
+        if noted.done and not spool.exists() and place.final(place.part(max(noted.rows - 1, 0))).exists():
+            return noted  # it has its name already, only the note was left
         size = spool.stat().st_size if spool.exists() else 0
     if size < noted.length:
         raise StoreError(f"{spool}: rows of the interrupted run are missing; leave out --resume to begin anew")
-    return noted
+    return replace(noted, done=False)
 
 
 def _require_no_parts(folder: Path) -> None:
@@ -123,8 +124,14 @@ def _require_no_parts(folder: Path) -> None:
             f"{folder} holds parts of another run ({found[0]}): remove them, or name another folder (--resume goes on "
             "with an interrupted run)"
         )
-    for spool in folder.glob(".part-*.part"):
-        spool.unlink()
+    _clear(folder)
+
+
+def _clear(folder: Path, *, but: Path | None = None) -> None:
+    """Takes away what was collected for parts, or half written of them."""
+    for spool in (*folder.glob(".part-*.part"), *folder.glob(".part-*.whole")):
+        if spool != but:
+            spool.unlink()
 
 
 def complete(place: Place, shape: Shape, part: int) -> None:

@@ -22,7 +22,7 @@ from graftage.features.backbone import Backbone
 from graftage.features.engine import Forward, open_forward
 from graftage.features.extract import Job, Seen, see, stream
 from graftage.learn.temperature import softmax
-from graftage.measure.decide import Decisions, decided
+from graftage.measure.decide import Answers, Decisions, decided
 from graftage.serve.bundle import Bundle, model_file
 from graftage.serve.bundle import load as load_bundle
 from graftage.serve.neighbours import Similar
@@ -248,25 +248,28 @@ class Predictor:
     def _answers(self, chunk: list[Seen]) -> list[Prediction]:
         good = [seen for seen in chunk if not seen.reason]
         features = np.array([seen.vectors[0] for seen in good], np.float32).reshape(len(good), self.forward.features)
-        rows = iter(self.probabilities(features))
-        return [_rejected(str(s.job.path), s.reason) if s.reason else self._answer(s, next(rows)) for s in chunk]
+        p = self.probabilities(features)
+        found, rows = decided(self.decisions, features, p), iter(range(len(good)))
+        return [
+            _rejected(str(s.job.path), s.reason) if s.reason else self._answer(s, p, found, next(rows)) for s in chunk
+        ]
 
-    def _answer(self, seen: Seen, p: NDArray[np.float64]) -> Prediction:
-        order = np.argsort(-p, kind="stable")  # of equal ones the first class, as argmax says
+    def _answer(self, seen: Seen, p: NDArray[np.float64], found: Answers, i: int) -> Prediction:
+        """The answer that is the i-th row of the probabilities and of what was decided."""
+        order = np.argsort(-p[i], kind="stable")  # of equal ones the first class, as argmax says
         first, second = order[:2]
-        found = decided(self.decisions, seen.vectors[0][None], p[None])
         return Prediction(
             path=str(seen.job.path),
             status="repaired" if seen.repaired else "ok",
             reason=seen.notes,
             label=self.classes[first],
-            probability=float(p[first]),
+            probability=float(p[i, first]),
             runner_up=self.classes[second],
-            probabilities=tuple(float(v) for v in p),
-            prediction_set=() if found.sets is None else tuple(self.classes[k] for k in order if found.sets[0, k]),
-            abstained=None if found.abstained is None else bool(found.abstained[0]),
-            unlike_p=None if found.unlike_p is None else float(found.unlike_p[0]),
-            unlike=None if found.unlike is None else bool(found.unlike[0]),
+            probabilities=tuple(p[i].tolist()),
+            prediction_set=() if found.sets is None else tuple(self.classes[k] for k in order if found.sets[i, k]),
+            abstained=None if found.abstained is None else bool(found.abstained[i]),
+            unlike_p=None if found.unlike_p is None else float(found.unlike_p[i]),
+            unlike=None if found.unlike is None else bool(found.unlike[i]),
         )
 
 

@@ -1,0 +1,263 @@
+"""Rows on their way into a file: whatever is killed when, the bytes in the end are those of a run that was not."""
+
+import os
+import signal
+import warnings
+from collections.abc import Iterator
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from graftage.data.inputs import Input
+from graftage.errors import OptionError, StoreError
+from graftage.serve import outputs, places
+from graftage.serve.outputs import open_writer
+from graftage.serve.tables import Row, arrow_schema, arrow_table, shape_of
+
+CLASSES = ("cat", "狗")
+N = 7
+FORMS: dict[str, dict[str, Any]] = {
+    "out.csv": {"format": "csv"},
+    "out.jsonl": {"format": "jsonl"},
+    "out.parquet": {"format": "parquet"},
+    "parts": {"format": "parquet", "per_part": 3},
+    "even": {"format": "parquet", "per_part": N},
+}
+
+
+@pytest.fixture(autouse=True)
+def each_row_is_noted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outputs, "_SECONDS", 0.0)
+
+
+def inputs(n: int = N) -> list[Input]:
+    return [Input(f"a, {i}\n.jpg" if i % 3 else f"caf\udce9 {i}.jpg", id=f"n°{i}") for i in range(n)]
+
+
+def row(each: Input, i: int) -> Row:
+    if i % 4 == 3:
+        return Row(each.name, "rejected", "missing", id=each.id)
+    p = (i + 1) / (N + 2)
+    return Row(
+        each.name, "ok", label="cat", probability=p, probabilities=(p, 1 - p), prediction_set=CLASSES, id=each.id
+    )
+
+
+def run(target: Path, some: list[Input] | None = None, *, resume: bool = False, **options: Any) -> int:
+    """Writes a row for each input; returns how many were there already."""
+    some = inputs() if some is None else some
+    given = {"made_by": {"model": "m1"}, "classes": CLASSES, "all_probabilities": True, "ids": True, **options}
+    with open_writer(target, resume=resume, **given) as sink:
+        done = count(sink.resumed)
+        sink.keep = lambda: {"rows": "kept"}
+        assert sink.kept == ({"rows": "kept"} if sink.resumed else {})
+        for each in sink.past(some):
+            sink.write(row(each, next(done)))
+    return sink.resumed
+
+
+def content(target: Path) -> dict[str, bytes]:
+    files = sorted(target.rglob("*")) if target.is_dir() else [target]
+    return {path.name: path.read_bytes() for path in files}
+
+
+class Killer:
+    """Kills this process at the n-th call that changes the disk, before or after it is done."""
+
+    def __init__(self, at: int) -> None:
+        self.left = at
+
+    def wrap(self, call: Any) -> Any:
+        def wrapped(*arguments: Any, **options: Any) -> Any:
+            self._count()
+            found = call(*arguments, **options)
+            self._count()
+            return found
+
+        return wrapped
+
+    def _count(self) -> None:
+        self.left -= 1
+        if self.left < 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def killed(target: Path, at: int, **options: Any) -> bool:
+    """Runs in a process that is killed at its step `at`; whether it was."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Python warns of forking where there are threads
+        child = os.fork()
+    if not child:
+        killer = Killer(at)
+        os.fsync = killer.wrap(lambda _: None)  # what a process has written outlives it
+        for name in ("replace", "unlink", "open"):
+            setattr(Path, name, killer.wrap(getattr(Path, name)))
+        places.lines_to_parquet = killer.wrap(places.lines_to_parquet)
+        try:
+            run(target, **options)
+        finally:
+            os._exit(0)
+    return os.WIFSIGNALED(os.waitpid(child, 0)[1])
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs a system that forks")
+@pytest.mark.parametrize("name", FORMS)
+def test_killed_at_any_step_it_goes_on_to_the_same_bytes(tmp_path: Path, name: str) -> None:
+    run(tmp_path / name, **FORMS[name])
+    whole = content(tmp_path / name)
+    resumed = set()
+    for at in count():
+        target = tmp_path / str(at) / name
+        target.parent.mkdir()
+        if not killed(target, at, **FORMS[name]):
+            break
+        note = target / ".resume" if target.is_dir() else Path(f"{target}.resume")
+        if not note.exists() and target.exists() and content(target) == whole:
+            continue  # it was killed after its last step
+        resumed.add(run(target, resume=True, **FORMS[name]))
+        assert content(target) == whole, at
+        assert [path.name for path in target.parent.iterdir()] == [name], at
+    assert resumed >= set(range(N + 1)) - {0}
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs a system that forks")
+def test_killed_again_and_again_it_comes_to_an_end(tmp_path: Path) -> None:
+    run(tmp_path / "whole", **FORMS["parts"])
+    target, times = tmp_path / "parts", 0
+    while killed(target, 9 + times, resume=True, **FORMS["parts"]):
+        times += 1
+    assert times > 3
+    assert content(target) == content(tmp_path / "whole")
+
+
+def test_a_torn_tail_is_cut_off(tmp_path: Path) -> None:
+    target = tmp_path / "out.csv"
+    run(target, **FORMS["out.csv"])
+    whole = target.read_bytes()
+    stopped(target, 4, **FORMS["out.csv"])
+    with Path(f"{target}.part").open("ab") as part:
+        part.write(b'"half a r')
+    assert run(target, resume=True, **FORMS["out.csv"]) == 4
+    assert target.read_bytes() == whole
+
+
+def stopped(target: Path, after: int, **options: Any) -> None:
+    """A run that is interrupted after some rows."""
+
+    def some() -> Iterator[Input]:
+        yield from inputs()[:after]
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(target, some(), **options)  # type: ignore[arg-type]
+
+
+def test_an_interrupted_run_says_where_its_rows_are(tmp_path: Path) -> None:
+    stopped(tmp_path / "out.jsonl", 4, **FORMS["out.jsonl"])
+    assert len((tmp_path / "out.jsonl.part").read_text().splitlines()) == 4
+    assert not (tmp_path / "out.jsonl").exists()
+
+
+def counted(target: Path, stop: int, *, resume: bool = False) -> int:
+    """Counts each input before its row is written, is interrupted in between at row `stop`; rows there before."""
+    with open_writer(target, format="csv", classes=CLASSES, all_probabilities=False, resume=resume) as sink:
+        so_far = sink.kept.get("counted", 0)
+        assert so_far == sink.resumed
+        sink.keep = lambda: {"counted": so_far}
+        for i, each in enumerate(sink.past(inputs()), start=sink.resumed):
+            so_far += 1
+            if i == stop:
+                raise KeyboardInterrupt
+            sink.write(row(each, i))
+    return sink.resumed
+
+
+def test_what_the_caller_counts_belongs_to_the_rows_noted(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        counted(tmp_path / "out.csv", 3)
+    assert counted(tmp_path / "out.csv", N, resume=True) == 3
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_other_inputs_are_refused_and_named(tmp_path: Path, name: str) -> None:
+    target = tmp_path / name
+    stopped(target, 4, **FORMS[name])
+    other = inputs()
+    other[2] = Input("other.jpg")
+    with pytest.raises(OptionError, match=r"row 3 is of a, 2\n\.jpg n°2, but input 3 is other\.jpg"):
+        run(target, other, resume=True, **FORMS[name])
+    with pytest.raises(OptionError, match=r"row 4 is of caf\\udce9 3\.jpg, but the inputs end before it"):
+        run(target, inputs(3), resume=True, **FORMS[name])
+    assert run(target, resume=True, **FORMS[name]) == 4  # being refused has cost nothing
+
+
+def test_another_model_is_refused_and_named(tmp_path: Path) -> None:
+    target = tmp_path / "out.csv"
+    stopped(target, 4, **FORMS["out.csv"])
+    with pytest.raises(OptionError, match="the interrupted run had another model; give the same"):
+        run(target, resume=True, made_by={"model": "m2"}, **FORMS["out.csv"])
+
+
+def test_without_resume_it_begins_anew(tmp_path: Path) -> None:
+    target = tmp_path / "out.csv"
+    stopped(target, 4, **FORMS["out.csv"])
+    assert run(target, **FORMS["out.csv"]) == 0
+    assert run(target, resume=True, **FORMS["out.csv"]) == 0  # a finished run leaves nothing to go on with
+    assert [path.name for path in tmp_path.iterdir()] == ["out.csv"]
+
+
+def test_rows_that_are_gone_and_notes_that_are_damaged_are_told(tmp_path: Path) -> None:
+    target = tmp_path / "out.csv"
+    stopped(target, 4, **FORMS["out.csv"])
+    note = (tmp_path / "out.csv.resume").read_bytes()
+    (tmp_path / "out.csv.resume").write_bytes(note[:20])
+    with pytest.raises(StoreError, match=r"out\.csv\.resume: is damaged"):
+        run(target, resume=True, **FORMS["out.csv"])
+    (tmp_path / "out.csv.resume").write_bytes(note)
+    os.truncate(f"{target}.part", 30)
+    with pytest.raises(StoreError, match="rows of the interrupted run are missing"):
+        run(target, resume=True, **FORMS["out.csv"])
+
+
+def test_parts_hold_all_rows_in_order(tmp_path: Path) -> None:
+    run(tmp_path / "parts", **FORMS["parts"])
+    files = sorted((tmp_path / "parts").iterdir())
+    assert [file.name for file in files] == [f"part-0000{i}.parquet" for i in range(3)]
+    assert [pq.read_metadata(file).num_rows for file in files] == [3, 3, 1]
+    ids = [value for file in files for value in pq.read_table(file)["id"].to_pylist()]
+    assert ids == [each.id for each in inputs()]
+    with pytest.raises(OptionError, match=r"holds parts of another run \(part-00000\.parquet\)"):
+        run(tmp_path / "parts", **FORMS["parts"])
+
+
+def test_one_file_and_parts_hold_the_same(tmp_path: Path) -> None:
+    run(tmp_path / "out.parquet", **FORMS["out.parquet"])
+    run(tmp_path / "parts", **FORMS["parts"])
+    assert pq.read_table(tmp_path / "parts").to_pylist() == pq.read_table(tmp_path / "out.parquet").to_pylist()
+
+
+def test_rows_as_an_arrow_table_are_what_parquet_holds(tmp_path: Path) -> None:
+    run(tmp_path / "out.parquet", **FORMS["out.parquet"])
+    shape = shape_of(CLASSES, all_probabilities=True, ids=True)
+    made = arrow_table([row(each, i) for i, each in enumerate(inputs())], shape)
+    assert made.schema == arrow_schema(shape)
+    assert made.equals(pq.read_table(tmp_path / "out.parquet"))
+
+
+@pytest.mark.parametrize(
+    ("target", "options", "message"),
+    [
+        (None, {"format": "csv", "resume": True}, "only a file of csv, jsonl or parquet can be resumed"),
+        ("x", {"format": "table", "resume": True}, "only a file of csv, jsonl or parquet can be resumed"),
+        ("x", {"format": "csv", "per_part": 3}, "only Parquet is written in parts"),
+    ],
+)
+def test_what_cannot_be_is_told(tmp_path: Path, target: str | None, options: dict[str, Any], message: str) -> None:
+    with (
+        pytest.raises(OptionError, match=message),
+        open_writer(tmp_path / target if target else None, classes=CLASSES, all_probabilities=False, **options),
+    ):
+        pass
