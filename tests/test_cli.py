@@ -27,6 +27,7 @@ COMMANDS = [
     "check",
     "clean",
     "serve",
+    "embed",
     "curve",
     "augment-preview",
     "rank",

@@ -109,7 +109,8 @@ def test_packs_are_closed_by_number_and_by_bytes() -> None:
     [
         (("--ray-workers", "2"), "--ray-workers is the number of processes of --ray"),
         (("--ray", "--ray-workers", "0"), "--ray-workers is the number of processes of --ray, 1 or more"),
-        (("--ray", "--resume", "-o", "{}/a.csv"), "--resume goes on in one process"),
+        (("--ray", "--resume", "-o", "{}/a.csv"), "--resume goes with one process, not yet with many"),
+        (("--ray", "--drift", "-o", "{}/a.csv"), "--drift goes with one process, not yet with many"),
     ],
 )
 def test_what_cannot_be_is_said(flags: tuple[str, ...], message: str, run: Path, mixed: list, tmp_path: Path) -> None:

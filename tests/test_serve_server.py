@@ -104,6 +104,17 @@ def test_a_request_of_bad_pictures_is_an_error_that_shows_their_rows(client: Tes
     assert kind.json()["predictions"] == answer.json()["predictions"]
 
 
+@pytest.mark.parametrize(
+    ("query", "detail"),
+    [("rejected=maybe", "rejected: Input should be 'error' or 'row'"), (f"model={'m' * 201}", "model: String should")],
+)
+def test_a_query_that_means_nothing_is_refused(client: TestClient, query: str, detail: str) -> None:
+    answer = client.post(f"/v1/predict?{query}", files=[no_picture()])
+    assert answer.status_code == 422
+    assert answer.json()["error"] == "bad_query"
+    assert answer.json()["detail"].startswith(detail)
+
+
 def test_many_threads_ask_at_once_and_all_get_their_own(client: TestClient, model: Predictor, some: list[Path]) -> None:
     expected = [as_row(row, "") for row in model.predict(some)]
     found: dict[int, Any] = {}

@@ -124,14 +124,13 @@ def _rows(arguments: argparse.Namespace) -> int:
     named = _named(arguments)
     named.check()
     workers = workers_of(arguments)
+    if arguments.ray is not None and (arguments.resume or arguments.drift or arguments.drift_report):
+        flag = "--resume" if arguments.resume else "--drift"
+        raise OptionError(f"{flag} goes with one process, not yet with many: leave out --ray, or {flag}")
     predictor = _loaded(arguments)
     watch = _watch(arguments, predictor)
     inputs = _some(named, predictor) if arguments.ray is None else ()  # workers read their own
     quiet = arguments.output is None
-    if arguments.ray is not None and arguments.resume:
-        raise OptionError("--resume goes on in one process: leave out --ray, or --resume")
-    if arguments.ray is not None and watch is not None:
-        raise OptionError("--drift looks at features, which stay with the workers: leave out --ray, or --drift")
     with (
         Terminal(quiet=quiet) as terminal,
         _fleet(arguments, named, predictor, workers) as answering,

@@ -110,7 +110,10 @@ def spread(
         context.target_max_block_size = 1  # bytes: no two packs in a block, so that all workers get some
         numbers = [pyarrow.table({"unit": [i]}) for i in range(len(units))]
         read = _reading(tuple(units), limits)
-        inputs = from_arrow(numbers).map_batches(read, batch_size=1, batch_format="pyarrow", num_cpus=0)
+        # reading waits for files, so it has no core of its own; a few at once keep all workers busy
+        inputs = from_arrow(numbers).map_batches(
+            read, batch_size=1, batch_format="pyarrow", num_cpus=0, concurrency=max(2, workers // 4)
+        )
         answers = inputs.map_batches(
             _Answering,
             fn_constructor_args=(make,),

@@ -5,6 +5,25 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 _PICTURE = {"type": "string", "format": "binary"}
+LONGEST_MODEL = 200  # characters
+WHICH = "which model; default: the first"
+REJECTED = ("error", "row")
+PREDICT_QUERY: list[dict[str, Any]] = [
+    {
+        "name": "model",
+        "in": "query",
+        "required": False,
+        "description": WHICH,
+        "schema": {"type": "string", "maxLength": LONGEST_MODEL, "default": ""},
+    },
+    {
+        "name": "rejected",
+        "in": "query",
+        "required": False,
+        "description": "what a request gets of whose pictures none can be used",
+        "schema": {"type": "string", "enum": [*REJECTED], "default": "error"},
+    },
+]
 BODY: dict[str, Any] = {
     "requestBody": {
         "required": True,
