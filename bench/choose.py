@@ -252,29 +252,26 @@ class Outcome:
     decoy: bool
 
 
-def outcomes(judged: Judged, sizes: Sequence[int], ways: Sequence[str]) -> Iterator[Outcome]:
-    """Every way of choosing, by every draw of every size."""
+def outcomes(judged: Judged, n: int, ways: Sequence[str]) -> Iterator[Outcome]:
+    """Every way of choosing, by every draw of n pictures."""
     decoys = {c.name for c in judged.contenders if c.decoy}
-    for n in sizes:
-        if n + LEAST_REST > len(judged.y):
-            continue
-        best = judged.best(lambda names, n=n: judged.truth(names, n))
-        for seed in range(judged.draws):
-            rows, _ = judged.draw(n, seed)
-            for way in ways:
-                choice = WAYS[way](judged, rows, seed) if way != HINDSIGHT else in_hindsight(judged, n, seed)
-                yield Outcome(
-                    judged.name,
-                    n,
-                    way,
-                    choice.names,
-                    100 * (judged.truth(best, n) - judged.truth(choice.names, n)),
-                    apart(judged, choice.names, n),
-                    here(judged, choice.names, n, seed),
-                    100 * (judged.by_picture(best, n) - judged.by_picture(choice.names, n)),
-                    choice.share,
-                    bool(decoys & {*choice.names}),
-                )
+    best = judged.best(lambda names: judged.truth(names, n))
+    for seed in range(judged.draws):
+        rows, _ = judged.draw(n, seed)
+        for way in ways:
+            choice = WAYS[way](judged, rows, seed) if way != HINDSIGHT else in_hindsight(judged, n, seed)
+            yield Outcome(
+                judged.name,
+                n,
+                way,
+                choice.names,
+                100 * (judged.truth(best, n) - judged.truth(choice.names, n)),
+                apart(judged, choice.names, n),
+                here(judged, choice.names, n, seed),
+                100 * (judged.by_picture(best, n) - judged.by_picture(choice.names, n)),
+                choice.share,
+                bool(decoys & {*choice.names}),
+            )
 
 
 def apart(judged: Judged, names: Names, n: int) -> float:
@@ -332,11 +329,13 @@ def main() -> None:
     for data in args.data:
         judged = judged_set(data, args.keep, networks, answers, args.draws)
         print(f"{judged.name}: {len(judged.y):,} pictures, {len(judged.contenders)} candidates", flush=True)
-        own = list(outcomes(judged, args.sizes, args.ways))
-        found += own
-        for n in sorted({o.n for o in own}):
+        for n in args.sizes:
+            if n + LEAST_REST > len(judged.y):
+                continue
+            own = list(outcomes(judged, n, args.ways))
+            found += own
             for way in args.ways:
-                show(f"{judged.name}, {n:,}, {way}", [o for o in own if (o.n, o.way) == (n, way)])
+                show(f"{judged.name}, {n:,}, {way}", [o for o in own if o.way == way])
     for way in args.ways:
         show(f"all, {way}", [o for o in found if o.way == way])
 

@@ -165,6 +165,15 @@ def test_the_error_of_the_evidence_is_that_of_chance_for_noise_and_falls_with_wh
     assert errors[-1] < 0.1
 
 
+def test_features_that_are_all_alike_are_worth_chance() -> None:
+    y = np.repeat([0, 1, 2], 20)
+    X = np.ones((60, 40), np.float32)
+    assert logme(X, y) == pytest.approx(-(np.log(2 * np.pi * (1 / 3 * 2 / 3) * 60 / 59) + 1) / 2)
+    assert evidence_error(X, y) == pytest.approx(3 / 2 * (1 / 3 * 2 / 3) * 60 / 59)
+    held = folds(y, np.arange(60), k=5, repeats=2, rng=np.random.default_rng(0))
+    assert 0.3 < sound(X, y, np.arange(60), held, seed=0).scores.mean() < 0.5
+
+
 def test_neighbours_vote_and_none_of_ones_own_group_does() -> None:
     X = np.array([[1, 0], [1, 0.1], [1, 0], [0, 1], [0.1, 1]], np.float32)
     y, groups = np.array([0, 0, 1, 1, 1]), np.array([0, 1, 0, 2, 3])

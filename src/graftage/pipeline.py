@@ -118,8 +118,7 @@ def train(data: str | Path | Settings, *, watcher: Watcher | None = None, **opti
             catalog = looking.look_at_files(settings, journal)
             early = parting.partition(catalog, settings)  # what cannot be split is told before the work
             first = steps.first_network(settings)
-            backbone, forward = looking.open_network(first, catalog, early.train, journal)
-            looked = looking.Looked(first, backbone, forward, journal)
+            looked = looking.Looked(first, *looking.open_network(first, catalog, early.train, journal), journal)
             catalog, closed = looked.gate(catalog)
             split = parting.partition(catalog, settings)
             suspected = steps.suspect(catalog, closed, split, settings.seed, journal)
@@ -152,7 +151,7 @@ def train(data: str | Path | Settings, *, watcher: Watcher | None = None, **opti
         short = steps.find_shortcuts(catalog, closed, table, learnt, settings.seed, journal)
         faults = by_severity([*problems(parts, groups_of(catalog), copies), *checking.shortcut_problems(short), *wrong])
         grown = growth.beside_training(table.X, table.y, table.groups, seed=settings.seed, journal=journal)
-        answering = forward if tested is None else tested[0]
+        answering = looked.forward if tested is None else tested[0]  # auto may have taken another network
         predictor = Predictor(bundle, answering, limits=looking.limits_of(settings), repair=settings.repair)
         beside = {} if world.rank() else explaining.mistakes(predictor, catalog, measured, journal)
         whole = Outcome(

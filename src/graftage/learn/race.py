@@ -1,10 +1,10 @@
 """The tournament of pretrained networks: a cheap head, held out, on ever more of the pictures, until one stands out.
 
-`race` is a generator that asks for what it wants to know, one entrant on some rows at a time, and is told how a linear
-probe did there; who computes features, and from where, is not its business. Three heats share one allowance of work:
+`race` is a generator that asks for what it wants to know, one entrant on some rows at a time, and is told how it
+does there; who computes features, and from where, is not its business. Three heats share one allowance of work:
 
-a. the networks as they were pretrained, on a growing stratified part of the pictures, until few are left;
-b. other ways of using the best of them (input size, layers, crop or pad), on the same pictures;
+a. the networks as they were pretrained, cropped, on a growing stratified part of the pictures, until few are left;
+b. other ways of using the best of them (input size, layers, squash or pad), on the same pictures;
 c. the two best different networks side by side, offered only where the paired gain is more than one standard error.
 
 What is compared is an error rate picture by picture (`Sounding`). To the m pictures measured a static prior is added as
@@ -26,7 +26,7 @@ from graftage.learn.entries import Answer, Ask, Entrant, Fate, Joined, Place, Qu
 from graftage.learn.gram import Floats, Labels
 
 PRIOR = 20  # pictures that the prior counts as; 50 did no better on sign-digits and hymenoptera (bench/choose.py)
-USE = 150  # pictures that is counted as what is known of a way of using networks: it varies far less between them
+USE = 150  # the same for ways of using a network: what they add varies less between networks and sets (by a point)
 HOPELESS = 0.05  # chance of being better than the leader below which an entrant is dropped
 FIRST = 24  # pictures of the first round, at least, and two of each class
 LAST = 1000  # pictures of the last round, at most, or 15 of each class

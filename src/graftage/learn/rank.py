@@ -57,7 +57,9 @@ def logme(X: Reals, y: Labels, *, centred: bool = True) -> float:
 
 def _evidence(sigma: Floats, along: Floats, outside: float, n: int) -> float:
     """`logme` of one class: eigenvalues (k,), squared coordinates of its target (k,), the square of what is left."""
-    scale = float(sigma.mean()) if len(sigma) else 1.0
+    if not len(sigma):  # all pictures look alike: there is only noise
+        return float((np.log(n / max(outside, 1e-300)) - 1 - np.log(2 * np.pi)) / 2)
+    scale = float(sigma.mean())
     alpha, beta = scale, 1.0
     m2, r2 = _moments(sigma, along, outside, alpha, beta)
     for _ in range(_ROUNDS):
