@@ -13,16 +13,19 @@ if TYPE_CHECKING:
         BackboneError,
         BundleError,
         DataError,
+        ExportError,
         GraftageError,
         OptionError,
         PictureError,
         StoreError,
     )
+    from graftage.exporting import export
     from graftage.growth import Curved
     from graftage.measure.interval import Estimate
     from graftage.measure.scores import Scores
     from graftage.pipeline import Run, check, clean, compare, curve, evaluate, explain, rank, train
     from graftage.rankstory import Ranked
+    from graftage.serve.export import Exported
     from graftage.serve.predict import Explanation, Prediction, Predictor, load
     from graftage.settings import Settings
     from graftage.sklearn import GraftClassifier
@@ -40,6 +43,8 @@ _HOME = {
     "DataError": "graftage.errors",
     "Estimate": "graftage.measure.interval",
     "Explanation": "graftage.serve.predict",
+    "ExportError": "graftage.errors",
+    "Exported": "graftage.serve.export",
     "GraftClassifier": "graftage.sklearn",
     "GraftageError": "graftage.errors",
     "OptionError": "graftage.errors",
@@ -57,6 +62,7 @@ _HOME = {
     "curve": "graftage.pipeline",
     "evaluate": "graftage.pipeline",
     "explain": "graftage.pipeline",
+    "export": "graftage.exporting",
     "load": "graftage.serve.predict",
     "rank": "graftage.pipeline",
     "train": "graftage.pipeline",
@@ -72,6 +78,8 @@ __all__ = [
     "DataError",
     "Estimate",
     "Explanation",
+    "ExportError",
+    "Exported",
     "GraftClassifier",
     "GraftageError",
     "OptionError",
@@ -90,6 +98,7 @@ __all__ = [
     "curve",
     "evaluate",
     "explain",
+    "export",
     "load",
     "rank",
     "train",
