@@ -19,8 +19,8 @@ _FORMATS = ("onnx", "openvino", "torch", "web")
 _LEDGER = "ledger.csv"
 _MOST = 500  # pictures that are checked on, unless --check names more
 _TEXT = """\
-One file that gives the model's whole answer to an upright RGB picture of any size: it holds resize, crop, normalisation,
-network, head and calibration; classes, thresholds and a model card are its metadata.
+One file that gives the model's whole answer to an upright RGB picture of any size: it holds resize, crop,
+normalisation, network, head and calibration; classes, thresholds and a model card are its metadata.
 
   onnx        model.onnx for onnxruntime
   openvino    model.xml and model.bin for OpenVINO

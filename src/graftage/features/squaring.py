@@ -1,8 +1,8 @@
 """`Preprocess.square` as arithmetic on tensors, so that an exported network takes pictures of any size (C).
 
-Pillow resizes 8-bit pictures with whole numbers: first, where a picture is more than four times too large, means over
-blocks (`Image.reduce`), then a horizontal and a vertical pass whose coefficients are multiples of 2^-22, with the result
-of each rounded to 8 bits. The same whole numbers come out here. Every sum stays below 2^24, so that float32 holds it
+Pillow resizes 8-bit pictures with whole numbers: first, where a picture is four times too large or more, means over
+blocks (`Image.reduce`), then a horizontal and a vertical pass whose coefficients are multiples of 2^-22, each with its
+result rounded to 8 bits. The same whole numbers come out here. Every sum stays below 2^24, so that float32 holds it
 exactly whatever the order of its terms: coefficients are split into an upper and a lower half of 11 bits each, and
 carried over afterwards. What the coefficients themselves are made of is float64, in Pillow's own order of operations
 (Pillow's `Resample.c` and `Reduce.c`); engines that know float32 alone get them up to a unit or two of 2^-22.
@@ -14,7 +14,6 @@ installed where it is made, which is the one that the model was trained with.
 import math
 from fractions import Fraction
 from functools import cached_property
-from typing import cast
 
 import PIL
 import torch
@@ -35,7 +34,7 @@ _LARGEST = 2**20  # pixels of a side
 
 
 class Square(nn.Module):
-    """Upright pixels, uint8 (H, W, 3), any size from 2 x 2 → float32 (3, S, S), the whole numbers of `Preprocess.square`.
+    """Upright pixels, uint8 (H, W, 3), of any size → float32 (3, S, S): the whole numbers of `Preprocess.square`.
 
     Args:
         preprocess: what to do; its interpolation must be one of `KNOWN`.
@@ -115,7 +114,7 @@ class Square(nn.Module):
         wide = torch.clamp(scale, min=1.0)
         place = torch.arange(size, dtype=self._type)[:, None] - axis.left  # (S, 1)
         if self._exact:
-            whole, rest = 0.0, start.to(self._type) + (place + 0.5) * scale
+            whole, rest = torch.zeros_like(place), start.to(self._type) + (place + 0.5) * scale
         else:
             whole, rest = self._split_centre(axis, place)
         at = torch.arange(axis.blocks, dtype=self._type)[None, :]  # (1, L)
@@ -129,13 +128,16 @@ class Square(nn.Module):
         return torch.cat([upper, fixed - upper * _HALF]).to(torch.float32)
 
     def _split_centre(self, axis: "_Axis", place: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Where the filter is centred, (S, 1): whole pixels and the rest, from whole numbers: float32 has few digits."""
+        """Where the filter is centred, (S, 1), as whole pixels and a rest, by whole numbers: float32 has few digits."""
         size, part = self._preprocess.size, Fraction(self._preprocess.crop_pct).limit_denominator(_DENOMINATOR)
         steps, n, first = (2 * place + 1).to(torch.int64), axis.n.to(torch.int64), axis.first.to(torch.int64)
         if self._preprocess.fit == "crop":
             unit = size * part.denominator
             taken = axis.short.to(torch.int64) * part.numerator
-            number, by = n * unit + taken * (steps - size) - 2 * unit * first, 2 * unit * axis.factor
+            number, by = (
+                n * unit + taken * (steps - size) - 2 * unit * first,
+                torch.full_like(n, 2 * unit * axis.factor),
+            )
         else:
             number, by = steps * n, 2 * axis.out.to(torch.int64) * axis.factor
         whole, rest = _whole_division(number, by)
@@ -190,7 +192,7 @@ def _size(value: torch.Tensor) -> int:
     assert isinstance(size, int | torch.SymInt)
     torch._check(size >= 1)
     torch._check(size <= _LARGEST)
-    return cast(int, size)
+    return size
 
 
 def _filter(x: torch.Tensor, name: str) -> torch.Tensor:
@@ -251,7 +253,7 @@ def _division(number: torch.Tensor, by: torch.Tensor) -> tuple[torch.Tensor, tor
     return quotient + step, rest - step * by
 
 
-def _whole_division(number: torch.Tensor, by: torch.Tensor | int) -> tuple[torch.Tensor, torch.Tensor]:
+def _whole_division(number: torch.Tensor, by: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """The same of int64 tensors, for engines that divide them as float32; the rest is at least 0."""
     quotient = torch.div(number, by, rounding_mode="floor")
     rest = number - quotient * by

@@ -134,7 +134,7 @@ def read_onnx(path: Path) -> Card:
 
 
 def write_openvino(program: "torch.export.ExportedProgram", path: Path) -> None:
-    """Writes an .xml file, and its weights beside it as .bin; through ONNX, whose front end knows sizes that are free."""
+    """Writes an .xml file, and its weights beside it as .bin: through ONNX, whose front end takes sizes left open."""
     import openvino
 
     middle = path.with_suffix(".onnx")
@@ -200,9 +200,11 @@ def open_torch(path: Path) -> Run:
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
         try:
-            return np.array(module(torch.from_numpy(np.array(pixels))), np.float32)
+            with torch.no_grad():
+                found: NDArray[np.float32] = module(torch.from_numpy(np.array(pixels))).numpy()
         finally:
             torch.set_num_threads(threads)
+        return found
 
     return run
 

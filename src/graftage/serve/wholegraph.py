@@ -72,6 +72,8 @@ class HeadGraph(nn.Module):
     coefficients: torch.Tensor
     bias: torch.Tensor
     support: torch.Tensor
+    hidden_weights: torch.Tensor
+    hidden_bias: torch.Tensor
 
     def __init__(self, head: Head, temperature: float) -> None:
         super().__init__()
