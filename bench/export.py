@@ -96,8 +96,8 @@ def in_browser(predictor: Predictor, folder: Path, pictures: list[Path]) -> str:
         server.shutdown()
     share, (median, most) = same / len(pictures), np.quantile(differences, [0.5, 1.0])
     return (
-        f"  browser    {same} of {len(pictures)} labels the same ({share:.1%}, goal 99.5 %), difference {median:.1e} in "
-        f"the median, {most:.1e} at most; {1000 * seconds:.0f} ms a picture   {'ok' if share >= 0.995 else 'FAIL'}"
+        f"  browser    {same} of {len(pictures)} labels the same ({share:.1%}, goal 99.5 %), difference {median:.1e} "
+        f"in the median, {most:.1e} at most; {1000 * seconds:.0f} ms a picture   {'ok' if share >= 0.995 else 'FAIL'}"
     )
 
 
