@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from graftage.data.sources import unlabelled
 from graftage.errors import OptionError
 from graftage.progress import Silent, Watcher
 
@@ -125,6 +124,8 @@ def export(
 
 def _pictures(model: Path, check: Sequence[str | Path] | None) -> list[Path]:
     """What to check on, evenly from all there are."""
+    from graftage.data.sources import unlabelled
+
     if check is not None:
         named = [Path(name) for name in check]
         if missing := [name for name in named if not name.exists()]:
