@@ -25,7 +25,7 @@ import numpy as np
 from graftage import Settings, load, train
 from graftage.features.preprocess import FITS
 from graftage.progress import Silent
-from graftage.serve.export import Answer, _short_side, _told, compare, example, judged, metadata
+from graftage.serve.export import Answer, compare, example, judged, metadata, short_side, told
 from graftage.serve.predict import Predictor
 from graftage.serve.targets import TARGETS
 from graftage.serve.webfolder import add_page
@@ -54,7 +54,7 @@ def pictures_of(data: str, work: Path, count: int) -> list[Path]:
     return [found[i * len(found) // min(count, len(found))] for i in range(min(count, len(found)))]
 
 
-def told(answers: list[Answer], otherwise: int) -> tuple[str, bool]:
+def line_of(answers: list[Answer], otherwise: int) -> tuple[str, bool]:
     same = sum(a.label == a.other for a in answers)
     worst = max(a.difference for a in answers)
     held = same == len(answers) and worst <= GOAL
@@ -111,7 +111,7 @@ def measure(data: str, work: Path, limit: int, count: int, fit: str, runtime: Pa
         graph = folder / target.file
         target.write(programs[target.exact], graph)
         answers, rejected, otherwise = compare(predictor, target, graph, pictures)
-        text, held = told(answers, otherwise)
+        text, held = line_of(answers, otherwise)
         size = sum(file.stat().st_size for file in folder.iterdir()) / 2**20
         print(f"  {name:<10} {text}   {size:.1f} MiB   {'ok' if held else 'FAIL'}", flush=True)
         if name == "onnx":
@@ -119,7 +119,7 @@ def measure(data: str, work: Path, limit: int, count: int, fit: str, runtime: Pa
             (folder / "example.py").write_text(example(name), encoding="utf-8")
             seconds = cold_start(folder, pictures[0])
             if runtime is not None:
-                add_page(folder, _told(predictor.bundle, "bench"), _short_side(predictor.bundle), runtime)
+                add_page(folder, told(predictor.bundle, "bench"), short_side(predictor.bundle), runtime)
                 print(in_browser(predictor, folder, pictures), flush=True)
             print(f"  cold start of the onnx example: {seconds:.2f} s (goal 1) {'ok' if seconds <= 1 else 'FAIL'}")
 

@@ -251,6 +251,19 @@ def test_by_default_the_pictures_of_the_run_are_checked_on(run: Path, tmp_path: 
     assert all(path.is_file() for path in found)
 
 
+def test_the_readme_shows_the_example_as_it_is() -> None:
+    text = (Path(__file__).parent.parent / "README.md").read_text("utf-8")
+    block = next(part for part in text.split("```python\n") if part.startswith("model = onnxruntime")).split("```")[0]
+    assert work.example("onnx").endswith(block)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_an_example_is_short_and_knows_nothing_of_graftage(name: str) -> None:
+    body = work.example(name).split("\n\n")[-1].splitlines()
+    assert len(body) <= 12
+    assert "import graftage" not in work.example(name)
+
+
 def test_metadata_of_an_untouched_model_is_json(model: Predictor) -> None:
     checked = judged([answer(0.0)], rejected=0, otherwise=0)
     card = work.metadata(model.bundle, "onnx", checked)

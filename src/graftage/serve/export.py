@@ -63,7 +63,7 @@ class Checked:
 
     Attributes:
         n: pictures compared.
-        rejected: pictures that the model cannot use, left out.
+        rejected: pictures that the model cannot use, or a pixel wide, left out.
         same: of the n, how many got the same label.
         worst: largest difference of a probability.
         tolerance: that it may have; labels may differ where the margin is below twice as much.
@@ -106,7 +106,7 @@ class Exported:
         ]
         if c.rejected:
             lines.append(f"{c.rejected:,} more could not be used")
-        if c.otherwise:
+        if c.otherwise and self.target != "web":
             lines.append(
                 f"{c.otherwise:,} of them have an ICC profile, transparency or 16 bits, which {_EXAMPLE} leaves out: "
                 "it gives other answers for such pictures"
@@ -152,7 +152,7 @@ def export(
         target.label(graph, metadata(predictor.bundle, target.name, checked))
         _ask_again(predictor, target, graph, [Path(answer.path) for answer in answers[:_AGAIN]])
         if to == "web":
-            add_page(folder, _told(predictor.bundle, _name(predictor)), _short_side(predictor.bundle), runtime)
+            add_page(folder, told(predictor.bundle, _name(predictor)), short_side(predictor.bundle), runtime)
         else:
             (folder / _EXAMPLE).write_text(example(to), encoding="utf-8")
     files = {file.relative_to(output).as_posix(): file.stat().st_size for file in sorted(output.rglob("*.*"))}
@@ -187,7 +187,7 @@ def metadata(bundle: Bundle, to: str, checked: Checked) -> dict[str, Any]:
     1 - p is at most `decisions.sets.threshold`, or where it is the most probable; an answer is promised where the
     largest probability is at least `decisions.answers.threshold`.
     """
-    known = _told(bundle, "")
+    known = told(bundle, "")
     return {
         "format": FORMAT,
         "target": to,
@@ -199,13 +199,13 @@ def metadata(bundle: Bundle, to: str, checked: Checked) -> dict[str, Any]:
             for key in ("classes", "card", "scores", "learnt_from", "backbone", "created", "versions", "decisions")
         },
         "preprocess": bundle.preprocess.to_json(),
-        "short_side": _short_side(bundle),
+        "short_side": short_side(bundle),
         "pillow": PIL.__version__,
         "checked": asdict(checked),
     }
 
 
-def _told(bundle: Bundle, name: str) -> dict[str, Any]:
+def told(bundle: Bundle, name: str) -> dict[str, Any]:
     """What a model says of itself, less what an export cannot do."""
     known = about(bundle, name)
     decisions = known["decisions"]
@@ -215,7 +215,7 @@ def _told(bundle: Bundle, name: str) -> dict[str, Any]:
     return {**known, "decisions": decisions}
 
 
-def _short_side(bundle: Bundle) -> float:
+def short_side(bundle: Bundle) -> float:
     """Pixels that the short side of a scaled JPEG must still have."""
     return bundle.preprocess.cover * MARGIN
 
@@ -229,7 +229,8 @@ def compare(
     """The model against the file in its own runtime, picture by picture from raw bytes.
 
     Returns:
-        The answers; how many pictures the model cannot use; how many the example would decode otherwise.
+        The answers; how many pictures the model cannot use, or are one pixel wide; how many the example would decode
+        otherwise.
     """
     run, answers, rejected, otherwise = target.open(graph), list[Answer](), 0, 0
     for done, path in enumerate(pictures, start=1):
@@ -240,8 +241,11 @@ def compare(
         except PictureError:
             rejected += 1
         else:
+            if not 2 <= min(pixels.shape[:2]) <= max(pixels.shape[:2]) <= LARGEST_SIDE:
+                rejected += 1
+                continue
             answers.append(_answer(own, run(np.ascontiguousarray(pixels)), predictor.classes))
-            otherwise += not np.array_equal(_plainly(data, _short_side(predictor.bundle)), pixels)
+            otherwise += not np.array_equal(_plainly(data, short_side(predictor.bundle)), pixels)
         if progress is not None:
             progress(done, len(pictures))
     return answers, rejected, otherwise
@@ -276,10 +280,10 @@ def judged(answers: Sequence[Answer], *, rejected: int, otherwise: int, toleranc
     wrong = [a for a in answers if a.difference > tolerance or (a.label != a.other and a.margin >= 2 * tolerance)]
     if wrong:
         worst = sorted(wrong, key=lambda a: -a.difference)[:_SHOWN]
-        told = "; ".join(f"{a.path}: {a.label} → {a.other or 'nothing'}, off by {a.difference:.1e}" for a in worst)
+        named = "; ".join(f"{a.path}: {a.label} → {a.other or 'nothing'}, off by {a.difference:.1e}" for a in worst)
         raise ExportError(
             f"the export gives other answers than the model for {len(wrong):,} of {len(answers):,} pictures "
-            f"(allowed: {tolerance:.0e}) and was not kept. Worst: {told}"
+            f"(allowed: {tolerance:.0e}) and was not kept. Worst: {named}"
         )
     same = sum(a.label == a.other for a in answers)
     worst_of_all = max(a.difference for a in answers)

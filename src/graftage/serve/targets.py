@@ -75,15 +75,19 @@ def write_onnx(program: "torch.export.ExportedProgram", path: Path) -> None:
     onnx: Any = import_module("onnx")
     from graftage.serve.wholegraph import quiet
 
-    with quiet():
-        made = torch.onnx.export(
-            program,
-            dynamo=True,
-            opset_version=OPSET,
-            input_names=["pixels"],
-            output_names=["probabilities"],
-            verbose=False,
-        )
+    try:
+        with quiet():
+            made = torch.onnx.export(
+                program,
+                dynamo=True,
+                opset_version=OPSET,
+                input_names=["pixels"],
+                output_names=["probabilities"],
+                verbose=False,
+            )
+    except torch.onnx.OnnxExporterError as error:
+        line = str(error).strip().splitlines()[0][:160]
+        raise ExportError(f"the model's network cannot be written as ONNX ({line}); try --to torch") from error
     assert made is not None, "an exported program always gives an ONNX program"
     model = made.model_proto
     model.producer_name, model.producer_version = _PRODUCER, ""
