@@ -26,6 +26,7 @@ COMMANDS = [
     "explain",
     "check",
     "clean",
+    "export",
     "serve",
     "embed",
     "curve",

@@ -14,16 +14,19 @@ if TYPE_CHECKING:
         BackboneError,
         BundleError,
         DataError,
+        ExportError,
         GraftageError,
         OptionError,
         PictureError,
         StoreError,
     )
+    from graftage.exporting import export
     from graftage.growth import Curved
     from graftage.measure.interval import Estimate
     from graftage.measure.scores import Scores
     from graftage.pipeline import Run, check, clean, compare, curve, evaluate, explain, rank, train
     from graftage.rankstory import Ranked
+    from graftage.serve.export import Exported
     from graftage.serve.predict import Explanation, Prediction, Predictor, load
     from graftage.settings import Settings
     from graftage.sklearn import GraftClassifier
@@ -42,6 +45,8 @@ _HOME = {
     "Embeddings": "graftage.embedding",
     "Estimate": "graftage.measure.interval",
     "Explanation": "graftage.serve.predict",
+    "ExportError": "graftage.errors",
+    "Exported": "graftage.serve.export",
     "GraftClassifier": "graftage.sklearn",
     "GraftageError": "graftage.errors",
     "OptionError": "graftage.errors",
@@ -60,6 +65,7 @@ _HOME = {
     "embed": "graftage.embedding",
     "evaluate": "graftage.pipeline",
     "explain": "graftage.pipeline",
+    "export": "graftage.exporting",
     "load": "graftage.serve.predict",
     "rank": "graftage.pipeline",
     "train": "graftage.pipeline",
@@ -76,6 +82,8 @@ __all__ = [
     "Embeddings",
     "Estimate",
     "Explanation",
+    "ExportError",
+    "Exported",
     "GraftClassifier",
     "GraftageError",
     "OptionError",
@@ -95,6 +103,7 @@ __all__ = [
     "embed",
     "evaluate",
     "explain",
+    "export",
     "load",
     "rank",
     "train",

@@ -16,6 +16,7 @@ from graftage import world, zoolist
 from graftage.arguments import KindParser
 from graftage.embedding import add_embed
 from graftage.errors import GraftageError, OptionError
+from graftage.exporting import add_export
 from graftage.flags import ALL, CHECKED, CURVED, PREVIEWED, RANKED, add_flags, given_flags
 from graftage.predicting import add_predict
 from graftage.serving import add_serve
@@ -99,7 +100,9 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
     for add in (_add_train, add_predict, _add_evaluate, _add_compare, _add_explain, _add_check, _add_clean):
         add(commands)
-    for add in (add_serve, add_embed, _add_rank, _add_curve, _add_augment_preview, _add_backbones, _add_demo):
+    for add in (add_export, add_serve, add_embed, _add_rank, _add_curve):
+        add(commands)
+    for add in (_add_augment_preview, _add_backbones, _add_demo):
         add(commands)
     return parser
 

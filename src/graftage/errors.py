@@ -7,6 +7,7 @@ GraftageError          a user can mend it: the command line prints the sentence 
 ├── OptionError        an argument, flag or config value outside what is allowed
 ├── BackboneError      a pretrained network that cannot be had, or whose weights do not fit
 ├── BundleError        a model file that is not ours, damaged, or of an unknown format
+├── ExportError        a model that cannot be exported, or whose export gives other answers
 └── StoreError         a feature store or output folder that cannot be read or written
 ```
 """
@@ -44,6 +45,10 @@ class BackboneError(GraftageError):
 
 class BundleError(GraftageError):
     """A model file that is not ours, damaged, or of an unknown format."""
+
+
+class ExportError(GraftageError):
+    """A model that cannot be exported, or an export that gives other answers than the model."""
 
 
 class StoreError(GraftageError):

@@ -1,6 +1,8 @@
 // What the page asks the server. File names never leave the browser: a picture is sent alone, as the body.
 "use strict";
 
+const EXPLAINS = true; // whether it can say where in a picture an answer comes from
+
 class Unanswered extends Error {}
 class NoKey extends Error {}
 

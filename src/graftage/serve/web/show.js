@@ -85,7 +85,7 @@ function said(item) {
     parts.push(el("p", { className: "set" }, w("setIs", row.prediction_set.join(", ")),
       coverage ? el("span", { className: "quiet" }, ` (${w("setHolds", share(coverage))})`) : null));
   }
-  parts.push(whereButton(item));
+  if (EXPLAINS) parts.push(whereButton(item));
   if (item.problem) parts.push(el("p", { className: "quiet", role: "alert" }, item.problem));
   if (item.explained && item.open) parts.push(likes(item.explained));
   return parts;
@@ -99,10 +99,12 @@ function bars(item) {
     fill.style.width = `${100 * p}%`;
     const button = el("button", { type: "button" }, el("span", { className: "name" }, name),
       el("span", { className: "track" }, fill), el("span", { className: "value" }, percent(p)));
-    button.setAttribute("aria-label", w("whereOf", name, percent(p)));
-    button.setAttribute("aria-pressed", String(item.open === name));
     button.dataset.class = name;
-    button.addEventListener("click", () => openHeat(item, name));
+    if (EXPLAINS) {
+      button.setAttribute("aria-label", w("whereOf", name, percent(p)));
+      button.setAttribute("aria-pressed", String(item.open === name));
+      button.addEventListener("click", () => openHeat(item, name));
+    } else button.disabled = true;
     list.append(el("li", {}, button));
   }
   const left = all.slice(BARS);

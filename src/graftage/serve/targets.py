@@ -1,0 +1,242 @@
+"""The file formats of an export: how a graph is written, opened by its own runtime, and asked for its metadata (W).
+
+Needs the extra `export`. Every format takes uint8 (H, W, 3) and gives float32 (K,).
+"""
+
+import io
+import json
+import zipfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from graftage.errors import ExportError, OptionError
+
+if TYPE_CHECKING:
+    import torch
+
+Run = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
+Card = Mapping[str, Any]
+Name = Literal["onnx", "openvino", "torch", "web"]
+
+OPSET = 18  # of ONNX; onnxruntime knows it since 1.14
+KEY = "graftage"  # under which the metadata lies
+_EXTRA = "graftage.json"  # in a .pt2 file
+_PRODUCER = "graftage"
+
+
+@dataclass(frozen=True)
+class Target:
+    """A file format.
+
+    Attributes:
+        name: as `--to` has it.
+        file: the graph's file.
+        modules: what writing and checking it needs.
+        write: graph → file.
+        open: file → something to call.
+        label: file and metadata → the file holds them.
+        read: file → its metadata.
+        exact: whether its runtime computes the resize in float64.
+    """
+
+    name: str
+    file: str
+    modules: tuple[str, ...]
+    write: "Callable[[torch.export.ExportedProgram, Path], None]"
+    open: Callable[[Path], Run]
+    label: Callable[[Path, Card], None]
+    read: Callable[[Path], Card]
+    exact: bool = True
+
+    def require(self) -> None:
+        """Raises OptionError where a package is missing."""
+        if missing := [name for name in self.modules if find_spec(name) is None]:
+            raise OptionError(f"export needs {', '.join(missing)}: run `pip install 'graftage[export]'`")
+
+
+def _text(card: Card) -> str:
+    return json.dumps(card, ensure_ascii=True, allow_nan=False)
+
+
+# ---------------------------------------------------------------- ONNX
+
+
+def write_onnx(program: "torch.export.ExportedProgram", path: Path) -> None:
+    """Writes an ONNX file in opset `OPSET`, without a trace of where it was made."""
+    import torch
+
+    onnx: Any = import_module("onnx")
+    from graftage.serve.wholegraph import quiet
+
+    try:
+        with quiet():
+            made = torch.onnx.export(
+                program,
+                dynamo=True,
+                opset_version=OPSET,
+                input_names=["pixels"],
+                output_names=["probabilities"],
+                verbose=False,
+            )
+    except torch.onnx.OnnxExporterError as error:
+        line = str(error).strip().splitlines()[0][:160]
+        raise ExportError(f"the model's network cannot be written as ONNX ({line}); try --to torch") from error
+    assert made is not None, "an exported program always gives an ONNX program"
+    model = made.model_proto
+    model.producer_name, model.producer_version = _PRODUCER, ""
+    del model.metadata_props[:]
+    del model.graph.metadata_props[:]
+    model.doc_string = model.graph.doc_string = ""
+    for part in (*model.graph.node, *model.graph.input, *model.graph.output, *model.graph.value_info):
+        del part.metadata_props[:]
+        part.doc_string = ""
+    for tensor in model.graph.initializer:
+        del tensor.metadata_props[:]
+    for value, names in zip((*model.graph.input, *model.graph.output), (("height", "width"), ()), strict=True):
+        for dimension, name in zip(value.type.tensor_type.shape.dim, names, strict=False):
+            dimension.dim_param = name
+    onnx.save(model, path)
+
+
+def open_onnx(path: Path) -> Run:
+    """The file in onnxruntime, on the CPU."""
+    ort: Any = import_module("onnxruntime")
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+    def run(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        return np.asarray(session.run(None, {"pixels": pixels})[0], np.float32)
+
+    return run
+
+
+def label_onnx(path: Path, card: Card) -> None:
+    """Puts the metadata into `metadata_props`."""
+    onnx: Any = import_module("onnx")
+    model = onnx.load(path)
+    del model.metadata_props[:]
+    model.metadata_props.add(key=KEY, value=_text(card))
+    onnx.save(model, path)
+
+
+def read_onnx(path: Path) -> Card:
+    """The metadata."""
+    onnx: Any = import_module("onnx")
+    found = {entry.key: entry.value for entry in onnx.load(path).metadata_props}
+    return dict(json.loads(found[KEY]))
+
+
+# ---------------------------------------------------------------- OpenVINO
+
+
+def write_openvino(program: "torch.export.ExportedProgram", path: Path) -> None:
+    """Writes an .xml file, and its weights beside it as .bin: through ONNX, whose front end takes sizes left open."""
+    import openvino
+
+    middle = path.with_suffix(".onnx")
+    try:
+        write_onnx(program, middle)
+        openvino.save_model(openvino.Core().read_model(middle), path, compress_to_fp16=False)
+    except RuntimeError as error:
+        raise ExportError(f"OpenVINO cannot take this network ({str(error).strip().splitlines()[-1][:120]})") from error
+    finally:
+        middle.unlink(missing_ok=True)
+
+
+def open_openvino(path: Path) -> Run:
+    """The file in OpenVINO, on the CPU, in float32."""
+    import openvino
+
+    compiled = openvino.Core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": openvino.Type.f32})
+    request = compiled.create_infer_request()
+
+    def run(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        return np.array(request.infer([pixels])[0], np.float32)
+
+    return run
+
+
+def label_openvino(path: Path, card: Card) -> None:
+    """Puts the metadata into the model's `rt_info`."""
+    import openvino
+
+    weights = path.with_suffix(".bin").read_bytes()  # read whole: the files are written anew under the same names
+    model = openvino.Core().read_model(path.read_bytes(), weights)
+    model.set_rt_info(_text(card), [KEY])
+    openvino.save_model(model, path, compress_to_fp16=False)
+
+
+def read_openvino(path: Path) -> Card:
+    """The metadata."""
+    import openvino
+
+    return dict(json.loads(openvino.Core().read_model(path).get_rt_info([KEY]).astype(str)))
+
+
+# ---------------------------------------------------------------- PyTorch
+
+
+def write_torch(program: "torch.export.ExportedProgram", path: Path) -> None:
+    """Writes a .pt2 file: a graph that torch.export reads back, without Python code of ours."""
+    import torch
+
+    torch.export.save(program, path)
+
+
+def open_torch(path: Path) -> Run:
+    """The file in PyTorch, on one thread of the CPU: several would wait for each other at every small step."""
+    import torch
+
+    from graftage.serve.wholegraph import quiet
+
+    with quiet():
+        module = torch.export.load(path).module()
+
+    def run(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            with torch.no_grad():
+                found: NDArray[np.float32] = module(torch.from_numpy(np.array(pixels))).numpy()
+        finally:
+            torch.set_num_threads(threads)
+        return found
+
+    return run
+
+
+def label_torch(path: Path, card: Card) -> None:
+    """Puts the metadata beside the graph as an extra file."""
+    import torch
+
+    from graftage.serve.wholegraph import quiet
+
+    with quiet():
+        program = torch.export.load(path)
+        torch.export.save(program, path, extra_files={_EXTRA: _text(card)})
+
+
+def read_torch(path: Path) -> Card:
+    """The metadata."""
+    with zipfile.ZipFile(io.BytesIO(path.read_bytes())) as archive:
+        (name,) = [name for name in archive.namelist() if name.endswith(f"/{_EXTRA}")]
+        return dict(json.loads(archive.read(name)))
+
+
+_ONNX = ("onnx", "onnxruntime", "onnxscript")
+TARGETS: Mapping[str, Target] = {
+    "onnx": Target("onnx", "model.onnx", _ONNX, write_onnx, open_onnx, label_onnx, read_onnx),
+    "openvino": Target(
+        "openvino", "model.xml", _ONNX, write_openvino, open_openvino, label_openvino, read_openvino, exact=False
+    ),
+    "torch": Target("torch", "model.pt2", (), write_torch, open_torch, label_torch, read_torch),
+    "web": Target("web", "model.onnx", _ONNX, write_onnx, open_onnx, label_onnx, read_onnx),
+}

@@ -1,0 +1,147 @@
+"""One PyTorch module that gives a model's whole answer: resize, crop, normalisation, network, head, calibration (C)."""
+
+import contextlib
+import warnings
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from graftage.errors import BackboneError, BundleError, ExportError
+from graftage.features.backbone import build
+from graftage.features.keras_networks import is_keras
+from graftage.features.squaring import KNOWN, Square
+from graftage.learn.head import Head
+from graftage.serve.bundle import Bundle
+
+LARGEST_SIDE = 65_535  # pixels
+_EXAMPLE = (67, 53)  # height and width of the picture that is traced: any will do
+_TINY = 1e-12  # as in `head.transform`
+
+
+class WholeGraph(nn.Module):
+    """Upright sRGB pixels, uint8 (H, W, 3), of any size from 2 x 2 → calibrated probabilities, float32 (K,).
+
+    Args:
+        bundle: the model.
+        exact: whether the resize makes its coefficients in float64, see `squaring.Square`.
+
+    Raises:
+        ExportError: its network cannot be built here, or its resize is none that a graph can hold.
+    """
+
+    scale: torch.Tensor
+    shift: torch.Tensor
+
+    def __init__(self, bundle: Bundle, *, exact: bool = True) -> None:
+        super().__init__()
+        preprocess, info = bundle.preprocess, bundle.backbone
+        if preprocess.interpolation not in KNOWN:
+            raise ExportError(
+                f"the model resizes pictures by {preprocess.interpolation!r}, which an export cannot; "
+                f"it knows {', '.join(KNOWN)}"
+            )
+        if is_keras(info.architecture):
+            raise ExportError(
+                f"the model's network, {info.id}, is run by Keras, whose layers have no graph to write; "
+                "train with a bundled or timm network to export, or serve the model with graftage serve"
+            )
+        scale, shift = preprocess.scale_and_shift()
+        self.square = Square(preprocess, exact=exact)
+        try:
+            self.body = build(info.architecture, bundle.weights, output=info.output, size=preprocess.size)
+        except BackboneError as error:
+            raise BundleError(f"the model's network cannot be built here: {error}") from error
+        self.register_buffer("scale", torch.from_numpy(scale).view(3, 1, 1), persistent=False)
+        self.register_buffer("shift", torch.from_numpy(shift).view(3, 1, 1), persistent=False)
+        self.head = HeadGraph(bundle.head, bundle.temperature)
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        """The answer."""
+        x = self.square(pixels) * self.scale + self.shift  # (3, S, S)
+        probabilities: torch.Tensor = self.head(self.body(x[None]))[0]  # (K,)
+        return probabilities
+
+
+class HeadGraph(nn.Module):
+    """`Head.logits`, divided by the temperature, through the softmax: float32 (b, D) → (b, K)."""
+
+    weights: torch.Tensor
+    coefficients: torch.Tensor
+    bias: torch.Tensor
+    support: torch.Tensor
+    hidden_weights: torch.Tensor
+    hidden_bias: torch.Tensor
+
+    def __init__(self, head: Head, temperature: float) -> None:
+        super().__init__()
+        self._transform, self._kernel, self._scale = head.transform, head.kernel, head.scale
+        self._temperature = temperature
+        for name in ("weights", "bias", *(("coefficients", "support") if head.kernel else ())):
+            self.register_buffer(name, _tensor(getattr(head, name)), persistent=False)
+        self._hidden = head.hidden is not None
+        if head.hidden is not None:
+            self.register_buffer("hidden_weights", _tensor(head.hidden[0]), persistent=False)
+            self.register_buffer("hidden_bias", _tensor(head.hidden[1]), persistent=False)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """Calibrated probabilities."""
+        rows = self._transformed(features)
+        hidden = torch.relu(rows @ self.hidden_weights.T + self.hidden_bias) if self._hidden else rows
+        logits = hidden @ self.weights.T + self.bias
+        if self._kernel:
+            logits = logits + self._of_inner(rows @ self.support.T) @ self.coefficients.T
+        return torch.softmax(logits / self._temperature, dim=1)
+
+    def _transformed(self, features: torch.Tensor) -> torch.Tensor:
+        if self._transform == "plain":
+            return features
+        if self._transform == "root":
+            features = torch.sign(features) * torch.sqrt(torch.abs(features))
+        length = torch.sqrt((features * features).sum(1, keepdim=True))
+        return features / torch.clamp(length, min=_TINY)
+
+    def _of_inner(self, inner: torch.Tensor) -> torch.Tensor:
+        """As `head.kernel_of_inner`."""
+        if self._kernel == "gaussian":
+            return torch.exp((torch.clamp(inner, max=1.0) - 1.0) * (2.0 / self._scale))
+        cosine = torch.clamp((inner + 1.0) / 2.0, -1.0, 1.0)
+        return (torch.sqrt(1.0 - cosine * cosine) + torch.acos(-cosine) * cosine) / np.pi
+
+
+def _tensor(array: NDArray[np.float32]) -> torch.Tensor:
+    return torch.from_numpy(np.array(array, np.float32))
+
+
+def exported_program(graph: WholeGraph) -> torch.export.ExportedProgram:
+    """The module as a graph whose height and width are free, without a trace of where it was made.
+
+    Raises:
+        ExportError: PyTorch cannot follow the network.
+    """
+    height, width = (torch.export.Dim(name, min=2, max=LARGEST_SIDE) for name in ("height", "width"))
+    example = torch.zeros(*_EXAMPLE, 3, dtype=torch.uint8)
+    try:
+        with torch.no_grad(), quiet():
+            program = torch.export.export(graph.eval(), (example,), dynamic_shapes=({0: height, 1: width},))
+    except Exception as error:  # what its tracing raises shares no other class
+        raise ExportError(f"the model's network has no graph: PyTorch cannot follow it ({_line(error)})") from error
+    for node in program.graph.nodes:
+        for name in ("stack_trace", "from_node", "source_fn_stack"):
+            node.meta.pop(name, None)
+    return program
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Leaves the exporters' own warnings and progress out."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return lines[0][:160]

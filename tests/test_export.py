@@ -1,0 +1,279 @@
+"""Exports: the model's answers in other runtimes, from raw bytes; what differs is not kept."""
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import graftage as gr
+from graftage.data.decode import decode
+from graftage.features.preprocess import FITS
+from graftage.learn.head import Head
+from graftage.learn.temperature import softmax
+from graftage.serve import export as work
+from graftage.serve import targets
+from graftage.serve.bundle import load as load_bundle
+from graftage.serve.bundle import save as save_bundle
+from graftage.serve.export import Answer, Exported, judged
+from graftage.serve.predict import Predictor, load
+from graftage.serve.wholegraph import HeadGraph, WholeGraph
+from photos import graftage
+
+pytest.importorskip("onnxruntime")
+FORMATS = ("onnx", "openvino", "torch")
+# runs a program as a machine without graftage would
+WITHOUT = "import runpy, sys; sys.modules['graftage'] = None; sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0])"
+
+
+@pytest.fixture(scope="module")
+def run(class_folders: Path, weights_file: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run with a tiny network."""
+    folder = tmp_path_factory.mktemp("export") / "run"
+    options = ("--recipe", "linear", "--folds", "3", "--backbone", weights_file("test_efficientnet"))
+    said = graftage("train", class_folders, "-o", folder, *options)
+    assert said.status == 0, said.err
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(run: Path) -> Predictor:
+    return load(run / "model.safetensors", device="cpu", precision="float32")
+
+
+@pytest.fixture(scope="module")
+def strange(class_folders: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Pictures that are turned, large, gray, tall, half transparent, or none."""
+    folder = tmp_path_factory.mktemp("strange")
+    first = Image.open(class_folders / "2" / "0.jpg")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    first.resize((1700, 1300)).save(folder / "large.jpg", exif=exif)
+    first.convert("L").save(folder / "gray.png")
+    first.resize((60, 900)).save(folder / "tall.webp")
+    ghost = first.convert("RGBA")
+    ghost.putalpha(90)
+    ghost.save(folder / "ghost.png")
+    (folder / "none.jpg").write_text("no picture")
+    return sorted(folder.iterdir())
+
+
+@pytest.fixture(scope="module", params=FORMATS)
+def made(request: pytest.FixtureRequest, run: Path, class_folders: Path, strange: list[Path]) -> Exported:
+    return gr.export(run / "model.safetensors", to=request.param, check=[class_folders, *strange])
+
+
+def test_an_export_gives_the_models_answers_from_raw_bytes(made: Exported) -> None:
+    checked = made.checked
+    assert (checked.n, checked.rejected, checked.same) == (52, 1, 52)
+    assert checked.worst < 1e-4
+    assert checked.otherwise == 1  # the transparent one
+    assert "52 got the same label" in made.summary[0]
+
+
+def test_the_file_tells_classes_thresholds_card_and_check(made: Exported, model: Predictor) -> None:
+    target = targets.TARGETS[made.target]
+    card = target.read(made.folder / target.file)
+    assert card["classes"] == ["1", "2", "10"]
+    assert card["checked"]["worst"] == made.checked.worst
+    assert card["preprocess"] == model.bundle.preprocess.to_json()
+    assert card["short_side"] == 1.25 * model.bundle.preprocess.cover
+    sets = model.decisions.sets
+    assert sets is not None
+    assert card["decisions"]["sets"]["threshold"] == sets.threshold
+    assert card["card"][0]["heading"] == "Intended use"
+    assert card["decisions"]["unlike"] is None
+
+
+def test_nothing_in_the_folder_tells_where_it_was_made(made: Exported) -> None:
+    here = [str(Path(gr.__file__).parent.parent), "site-packages", str(Path.home())]
+    for name in made.files:
+        content = (made.folder / name).read_bytes()
+        assert [place for place in here if place.encode() in content] == []
+
+
+def test_the_example_answers_where_there_is_no_graftage(
+    made: Exported, model: Predictor, strange: list[Path], class_folders: Path
+) -> None:
+    pictures = [class_folders / "1" / "3.jpg", *(path for path in strange if path.stem in ("large", "gray", "tall"))]
+    command = [sys.executable, "-I", "-c", WITHOUT, str(made.folder / "example.py"), *map(str, pictures)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr
+    for line, path, answer in zip(done.stdout.splitlines(), pictures, model.predict(pictures), strict=True):
+        said, label, probability = line.split("\t")
+        assert (said, label) == (str(path), answer.label)
+        assert float(probability) == pytest.approx(answer.probability, abs=1e-4)
+
+
+def test_the_onnx_file_passes_the_checker_and_says_its_opset(made: Exported) -> None:
+    if made.target != "onnx":
+        return
+    import onnx
+
+    model = onnx.load(made.folder / "model.onnx")
+    onnx.checker.check_model(model)
+    assert [entry.version for entry in model.opset_import if not entry.domain] == [targets.OPSET]
+    dimensions = model.graph.input[0].type.tensor_type.shape.dim
+    assert [d.dim_param or d.dim_value for d in dimensions] == ["height", "width", 3]
+
+
+# ---------------------------------------------------------------- parts of the graph
+
+
+@pytest.mark.parametrize("fit", FITS)
+def test_the_whole_graph_gives_the_models_answers_for_every_fit(
+    fit: str, model: Predictor, strange: list[Path], tmp_path: Path
+) -> None:
+    path = tmp_path / "model.safetensors"
+    bundle = model.bundle
+    save_bundle(replace(bundle, preprocess=bundle.preprocess.with_fit(fit)), path)  # type: ignore[arg-type]
+    other = load(path, device="cpu", precision="float32")
+    graph = WholeGraph(other.bundle).eval()
+    for data in (picture.read_bytes() for picture in strange if picture.stem != "none"):
+        pixels = decode(data, cover=bundle.preprocess.cover).pixels
+        with torch.inference_mode():
+            found = graph(torch.from_numpy(np.array(pixels))).numpy()
+        assert found == pytest.approx(other.predict_bytes(data).probabilities, abs=1e-5)
+
+
+def heads() -> list[Head]:
+    rng = np.random.default_rng(1)
+    weights, bias = rng.normal(size=(4, 20)), rng.normal(size=4)
+    support = rng.normal(size=(7, 20)).astype(np.float32)
+    support /= np.linalg.norm(support, axis=1, keepdims=True)
+    plain = Head.linear("unit", weights, bias)
+    kernel = {"coefficients": rng.normal(size=(4, 7)).astype(np.float32), "support": support}
+    return [
+        plain,
+        Head.linear("root", weights, bias),
+        Head.linear("plain", rng.normal(size=(4, 9)), bias, hidden=(rng.normal(size=(9, 20)), rng.normal(size=9))),
+        replace(plain, kernel="arc-cosine", **kernel),  # type: ignore[arg-type]
+        replace(plain, kernel="gaussian", scale=1.7, **kernel),  # type: ignore[arg-type]
+    ]
+
+
+@pytest.mark.parametrize("head", heads(), ids=["unit", "root", "hidden", "arc-cosine", "gaussian"])
+def test_every_kind_of_head_is_the_same_in_the_graph(head: Head) -> None:
+    X = np.random.default_rng(2).normal(size=(30, 20)).astype(np.float32)
+    X[0] = 0  # features without a direction
+    expected = softmax(head.logits(X) / 0.6)
+    with torch.inference_mode():
+        assert HeadGraph(head, 0.6)(torch.from_numpy(X)).numpy() == pytest.approx(expected, abs=2e-6)
+
+
+# ---------------------------------------------------------------- refused
+
+
+def answer(difference: float, *, margin: float = 0.5, other: str = "a") -> Answer:
+    return Answer("a.jpg", "a", other, margin, difference)
+
+
+def test_a_label_may_differ_only_where_the_model_is_undecided() -> None:
+    checked = judged([answer(0.0), answer(5e-4, margin=1e-3, other="b")], rejected=2, otherwise=0)
+    assert (checked.n, checked.same, checked.rejected, checked.worst) == (2, 1, 2, 5e-4)
+    with pytest.raises(gr.ExportError, match=r"for 1 of 2 pictures .*a\.jpg: a → b, off by 5\.0e-04"):
+        judged([answer(0.0), answer(5e-4, margin=3e-3, other="b")], rejected=0, otherwise=0)
+
+
+def test_a_probability_that_is_off_is_refused_and_so_is_one_that_is_no_number() -> None:
+    for difference in (2e-3, float("inf")):
+        with pytest.raises(gr.ExportError, match="was not kept"):
+            judged([answer(difference)], rejected=0, otherwise=0)
+
+
+def test_nothing_to_compare_is_no_passed_check() -> None:
+    with pytest.raises(gr.OptionError, match="none of the 3 pictures"):
+        judged([], rejected=3, otherwise=0)
+
+
+def test_an_export_that_differs_is_refused_and_leaves_nothing(
+    run: Path, class_folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = work.WholeGraph
+
+    def disturbed(bundle: object, *, exact: bool) -> WholeGraph:
+        graph = whole(bundle, exact=exact)  # type: ignore[arg-type]
+        graph.head.bias += torch.tensor([0.0, 0.3, 0.0])
+        return graph
+
+    monkeypatch.setattr(work, "WholeGraph", disturbed)
+    target = tmp_path / "out" / "torch"
+    with pytest.raises(gr.ExportError, match=r"other answers than the model for \d+ of 16 pictures.*Worst: .*jpg: "):
+        gr.export(run / "model.safetensors", to="torch", check=[class_folders / "1"], output=target)
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_network_that_no_graph_holds_is_refused(model: Predictor) -> None:
+    nearest = replace(model.bundle, preprocess=replace(model.bundle.preprocess, interpolation="nearest"))
+    with pytest.raises(gr.ExportError, match="resizes pictures by 'nearest'"):
+        WholeGraph(nearest)
+    keras = replace(model.bundle, backbone=replace(model.bundle.backbone, id="keras/VGG16", architecture="keras/VGG16"))
+    with pytest.raises(gr.ExportError, match="keras/VGG16, is run by Keras"):
+        WholeGraph(keras)
+
+
+def test_bad_input_ends_with_2_and_says_what_to_do(run: Path, class_folders: Path, tmp_path: Path) -> None:
+    model = run / "model.safetensors"
+    alone = shutil.copy(model, tmp_path / "alone.safetensors")
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "bad.jpg").write_text("no picture")
+    (tmp_path / "half").mkdir()
+    for options, message in (
+        ((model, "--to", "coreml"), "invalid choice: 'coreml'"),
+        ((model, "--to", "torch", "-o", tmp_path / "taken"), "taken exists already; name another folder with -o"),
+        ((alone, "--to", "torch"), "no ledger.csv that names pictures which are still there: name some with --check"),
+        ((alone, "--to", "torch", "--check", tmp_path / "nowhere"), "nowhere: there is no such picture or folder"),
+        ((tmp_path / "no.safetensors", "--to", "torch", "--check", class_folders), "no.safetensors: there is no such"),
+        ((model, "--to", "web"), "run `npm pack onnxruntime-web@"),
+        ((model, "--to", "web", "--runtime", tmp_path / "half"), "half: it lacks ort.wasm.min.js"),
+        ((model, "--to", "web", "--runtime", model), "onnxruntime-web cannot be read from it"),
+    ):
+        said = graftage("export", *options)
+        assert said.status == 2, (options, said.err)
+        assert message in said.err
+    assert not (run / "web").exists()
+    assert {path.name for path in tmp_path.iterdir()} == {"alone.safetensors", "taken", "bad.jpg", "half"}
+
+
+def test_by_default_the_pictures_of_the_run_are_checked_on(run: Path, tmp_path: Path) -> None:
+    from graftage.exporting import _pictures
+
+    found = _pictures(run / "model.safetensors", None)
+    assert len(found) == 48
+    assert all(path.is_file() for path in found)
+
+
+def test_the_readme_shows_the_example_as_it_is() -> None:
+    text = (Path(__file__).parent.parent / "README.md").read_text("utf-8")
+    block = next(part for part in text.split("```python\n") if part.startswith("model = onnxruntime")).split("```")[0]
+    assert work.example("onnx").endswith(block)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_an_example_is_short_and_knows_nothing_of_graftage(name: str) -> None:
+    body = work.example(name).split("\n\n")[-1].splitlines()
+    assert len(body) <= 12
+    assert "import graftage" not in work.example(name)
+
+
+def test_metadata_of_an_untouched_model_is_json(model: Predictor) -> None:
+    checked = judged([answer(0.0)], rejected=0, otherwise=0)
+    card = work.metadata(model.bundle, "onnx", checked)
+    assert json.loads(json.dumps(card, allow_nan=False)) == card
+    assert load_bundle(Path(model.source)).classes == tuple(card["classes"])
+
+
+def test_the_examples_decode_a_picture_as_training_did(class_folders: Path) -> None:
+    data = BytesIO()
+    Image.open(class_folders / "1" / "0.jpg").resize((2000, 1500)).save(data, "JPEG")
+    pixels = work._plainly(data.getvalue(), 1.25 * 256)
+    assert pixels.shape == (375, 500, 3)
+    np.testing.assert_array_equal(pixels, decode(data.getvalue(), cover=256).pixels)
