@@ -122,7 +122,7 @@ def test_no_more_inputs_are_taken_than_are_worked_on(network: str, some: list[Pa
 
 
 def _embedder(network: str, folder: Path) -> Embedder:
-    from graftage.embedding import opened
+    from graftage.embeddings import opened
 
     embedder = opened(network, "", {}, None)[0]
     return Embedder(embedder.forward, embedder.preprocess, folder=folder / "store")

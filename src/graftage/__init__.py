@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from graftage.checking import Checked
     from graftage.cleaning import Cleaned
-    from graftage.embedding import Embeddings, embed
+    from graftage.embeddings import Embeddings, embed
     from graftage.errors import (
         BackboneError,
         BundleError,
@@ -42,7 +42,7 @@ _HOME = {
     "Compared": "graftage.versus",
     "Curved": "graftage.growth",
     "DataError": "graftage.errors",
-    "Embeddings": "graftage.embedding",
+    "Embeddings": "graftage.embeddings",
     "Estimate": "graftage.measure.interval",
     "Explanation": "graftage.serve.predict",
     "ExportError": "graftage.errors",
@@ -62,7 +62,7 @@ _HOME = {
     "clean": "graftage.pipeline",
     "compare": "graftage.pipeline",
     "curve": "graftage.pipeline",
-    "embed": "graftage.embedding",
+    "embed": "graftage.embeddings",
     "evaluate": "graftage.pipeline",
     "explain": "graftage.pipeline",
     "export": "graftage.exporting",

@@ -1,30 +1,21 @@
-"""`graftage embed` and `graftage.embed`: pictures become the feature vectors of a pretrained network or of a model."""
+"""`graftage embed`: pictures become feature vectors, in a file."""
 
 import argparse
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from graftage.data.decode import Limits
-from graftage.data.inputs import Input
-from graftage.data.sources import unlabelled
 from graftage.errors import OptionError
-from graftage.features.preprocess import FITS, Fit
 from graftage.flags import add_flags, given_flags
 from graftage.raying import add_ray, workers_of
-from graftage.settings import Settings
+from graftage.settings import FITS, Settings
 
 if TYPE_CHECKING:
     from graftage.data.gathering import Named
     from graftage.features.embed import Embedded, Embedder
-    from graftage.progress import Watcher
 
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
 
@@ -41,129 +32,8 @@ examples:
   graftage embed photos/ -o features.npz --backbone timm/resnet50.a1_in1k --fit crop
   graftage embed photos/ -o features.parquet --backbone runs/birds      the network of a model, tuned or not
 """
-# flags that say which network; a model brings its own
-_NETWORK = ("architecture", "img_size", "layers", "licence")
-_ENGINE = ("device", "precision", "workers", "repair")
+_FLAGS = ("architecture", "img_size", "layers", "licence", "device", "precision", "workers", "repair")
 _TELL = 100  # rows between two words about progress
-
-
-@dataclass(frozen=True, eq=False)
-class Embeddings:
-    """Feature vectors of n pictures.
-
-    Attributes:
-        ids: the pictures as they were named.
-        statuses: "ok", "repaired" or "rejected", each.
-        reasons: why it was rejected, or what decoding did to it; may be empty.
-        vectors: float32 (n, D); NaN for those that were rejected.
-        about: what made them: network, engine, preprocessing.
-    """
-
-    ids: tuple[str, ...]
-    statuses: tuple[str, ...]
-    reasons: tuple[str, ...]
-    vectors: NDArray[np.float32]
-    about: dict[str, object]
-
-
-def embed(
-    pictures: Sequence[str | Path],
-    *,
-    backbone: str | Path = Settings.backbone,
-    fit: str = "",
-    watcher: "Watcher | None" = None,
-    **options: object,
-) -> Embeddings:
-    """Feature vectors of pictures, computed once and kept by the pictures' content.
-
-    Args:
-        pictures: files, or folders searched for them.
-        backbone: id of a pretrained network; or a model file or the folder of a run, whose network it is then.
-        fit: "squash" (the default), "crop" or "pad"; "" for a model, which has its own.
-        watcher: told how it goes on.
-        options: fields of `Settings`: architecture, img_size, layers, licence, device, precision, workers, repair.
-
-    Raises:
-        GraftageError: something that the user can mend. A picture that cannot be used is none: it has its row.
-    """
-    paths = [Path(path) for path in pictures]
-    embedder, about, workers = opened(str(backbone), fit, dict(options), watcher)
-    rows = list(_told(embedder.embed(_inputs(paths), workers=workers), None, watcher))
-    vectors = np.full((len(rows), embedder.width), np.nan, np.float32)
-    for i, row in enumerate(rows):
-        if row.vector is not None:
-            vectors[i] = row.vector
-    ids, statuses, reasons = (tuple(getattr(row, name) for row in rows) for name in ("id", "status", "reason"))
-    return Embeddings(ids, statuses, reasons, vectors, about)
-
-
-def opened(
-    backbone: str, fit: str, options: dict[str, object], watcher: "Watcher | None"
-) -> "tuple[Embedder, dict[str, object], int]":
-    """The network, what is said of it beside its vectors, and the number of threads asked for. Raises GraftageError."""
-    from graftage.looking import limits_of
-    from graftage.serve.bundle import is_model
-
-    unknown = sorted(options.keys() - {*_NETWORK, *_ENGINE, "max_bytes", "max_pixels"})
-    if unknown:
-        raise OptionError(f"embed knows no option {', '.join(unknown)}; it knows {', '.join((*_NETWORK, *_ENGINE))}")
-    settings = Settings.from_mapping({"data": ".", "backbone": backbone, **options}, source="embed")
-    if fit and fit not in FITS:
-        raise OptionError(f"fit must be one of {', '.join(FITS)}, got {fit!r}")
-    if watcher is not None:
-        watcher.stage("prepare the network")
-    if is_model(backbone):
-        if fit or any(name in options for name in _NETWORK):
-            raise OptionError(f"{backbone} is a model, which brings its network and how it squares pictures: leave out "
-                              "--fit, --architecture, --img-size, --layers and --licence")  # fmt: skip
-        embedder, source = _of_model(backbone, settings, limits_of(settings))
-    else:
-        embedder, source = _of_network(settings, fit, limits_of(settings))
-    for notice in embedder.forward.notices if watcher is not None else ():
-        watcher.note(notice)  # type: ignore[union-attr]
-    about: dict[str, object] = {
-        "backbone": source,
-        "engine": embedder.forward.name,
-        "features": embedder.forward.key,
-        "preprocess": embedder.preprocess.to_json(),
-    }
-    return embedder, about, settings.workers
-
-
-def _of_model(path: str, settings: Settings, limits: Limits) -> "tuple[Embedder, str]":
-    from graftage.features.embed import Embedder
-    from graftage.serve.predict import load
-
-    model = load(path, device=settings.device, precision=settings.precision)
-    embedder = Embedder(model.forward, model.bundle.preprocess, limits, settings.repair)
-    return embedder, model.bundle.backbone.id
-
-
-def _of_network(settings: Settings, fit: str, limits: Limits) -> "tuple[Embedder, str]":
-    from graftage.features.embed import Embedder
-    from graftage.features.engine import open_forward
-    from graftage.looking import network_of
-
-    network = network_of(settings)
-    preprocess = network.preprocess.with_fit(cast("Fit", fit or "squash"))
-    forward = open_forward(network, preprocess, device=settings.device, precision=settings.precision)
-    return Embedder(forward, preprocess, limits, settings.repair), network.info.id
-
-
-def _inputs(paths: Sequence[Path]) -> Iterator[Input]:
-    return (Input(str(source.path), source.path) for source in unlabelled(paths))
-
-
-def _told(rows: "Iterable[Embedded]", total: int | None, watcher: "Watcher | None") -> "Iterator[Embedded]":
-    if watcher is not None:
-        watcher.stage("embed")
-    for done, row in enumerate(rows, start=1):
-        if watcher is not None and total:
-            watcher.progress(done, total)
-        yield row
-
-
-# ---------------------------------------------------------------- the command
 
 
 def add_embed(commands: "Commands") -> None:
@@ -188,13 +58,14 @@ def add_embed(commands: "Commands") -> None:
         metavar="ID|MODEL",
         help=f"pretrained network, or a model or run whose network it is (default: {Settings.backbone})",
     )
-    parser.add_argument("--fit", choices=FITS, default="", help="how a picture is made square (default: squash)")
-    add_flags(parser, (*_NETWORK, *_ENGINE))
+    parser.add_argument("--fit", choices=FITS[1:], default="", help="how a picture is made square (default: squash)")
+    add_flags(parser, _FLAGS)
     add_ray(parser)
     parser.set_defaults(run=_embed)
 
 
 def _embed(arguments: argparse.Namespace) -> int:
+    from graftage.embeddings import opened
     from graftage.serve.batch import Counting
     from graftage.serve.vectors import open_vectors, require_target
     from graftage.terminal import Terminal
@@ -204,7 +75,7 @@ def _embed(arguments: argparse.Namespace) -> int:
     named.check()
     rows = left = broken = 0
     with Terminal() as terminal:
-        given = given_flags(arguments, (*_NETWORK, *_ENGINE))
+        given = given_flags(arguments, _FLAGS)
         embedder, about, _ = opened(arguments.backbone, arguments.fit, given, terminal)
         counting = Counting(named.count)
         with (
@@ -257,4 +128,6 @@ def _rows(
 
 
 def _opened_there(backbone: str, fit: str, options: dict[str, object]) -> "Embedder":
+    from graftage.embeddings import opened
+
     return opened(backbone, fit, options, None)[0]
