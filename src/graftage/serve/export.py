@@ -268,7 +268,7 @@ def _decodes_alike(data: bytes, least: float, pixels: NDArray[np.uint8]) -> bool
 
 def _plainly(data: bytes, least: float) -> NDArray[np.uint8]:
     """Pixels as the examples decode them."""
-    image = Image.open(BytesIO(data))
+    image: Image.Image = Image.open(BytesIO(data))
     if image.format == "JPEG":
         scale = next((s for s in (8, 4, 2) if min(image.size) // s >= least), 1)
         image.draft(image.mode, (max(1, image.width // scale), max(1, image.height // scale)))
@@ -276,7 +276,7 @@ def _plainly(data: bytes, least: float) -> NDArray[np.uint8]:
     if image.mode == "RGB" and "icc_profile" in image.info:
         profile = ImageCms.ImageCmsProfile(BytesIO(image.info["icc_profile"]))
         if "srgb" not in (profile.profile.profile_description or "").lower():
-            image = ImageCms.profileToProfile(image, profile, ImageCms.createProfile("sRGB")) or image
+            ImageCms.profileToProfile(image, profile, ImageCms.createProfile("sRGB"), inPlace=True)
     return np.asarray(image.convert("RGB"))
 
 
