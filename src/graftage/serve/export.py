@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import PIL
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageCms, ImageOps
 
 from graftage.data.decode import MARGIN, decode
 from graftage.data.sources import read
@@ -67,8 +67,8 @@ class Checked:
         same: of the n, how many got the same label.
         worst: largest difference of a probability.
         tolerance: that it may have; labels may differ where the margin is below twice as much.
-        otherwise: of the n, how many the example decodes to other pixels: they have an ICC profile, transparency or 16
-            bits, of which it knows nothing.
+        otherwise: of the n, how many the example decodes to other pixels: they have transparency, 16 bits, or an ICC
+            profile in grey or CMYK, of which it knows nothing.
     """
 
     n: int
@@ -108,8 +108,8 @@ class Exported:
             lines.append(f"{c.rejected:,} more could not be used")
         if c.otherwise and self.target != "web":
             lines.append(
-                f"{c.otherwise:,} of them have an ICC profile, transparency or 16 bits, which {_EXAMPLE} leaves out: "
-                "it gives other answers for such pictures"
+                f"{c.otherwise:,} of them have transparency, 16 bits or an odd ICC profile, which {_EXAMPLE} leaves "
+                "out: it gives other answers for such pictures"
             )
         return (*lines, f"{self.target:<12}{self.folder}  ({', '.join(self.files)}; {size:.1f} MiB)")
 
@@ -245,7 +245,7 @@ def compare(
                 rejected += 1
                 continue
             answers.append(_answer(own, run(np.ascontiguousarray(pixels)), predictor.classes))
-            otherwise += not np.array_equal(_plainly(data, short_side(predictor.bundle)), pixels)
+            otherwise += not _decodes_alike(data, short_side(predictor.bundle), pixels)
         if progress is not None:
             progress(done, len(pictures))
     return answers, rejected, otherwise
@@ -259,13 +259,25 @@ def _answer(own: Prediction, found: NDArray[np.float32], classes: Sequence[str])
     return Answer(own.path, own.label, other, own.probability - own.runner_up_probability, worst)
 
 
-def _plainly(data: bytes, short_side: float) -> NDArray[np.uint8]:
+def _decodes_alike(data: bytes, least: float, pixels: NDArray[np.uint8]) -> bool:
+    try:
+        return np.array_equal(_plainly(data, least), pixels)
+    except Exception:  # Pillow and its colour library raise several kinds; to say so is all that is asked for
+        return False
+
+
+def _plainly(data: bytes, least: float) -> NDArray[np.uint8]:
     """Pixels as the examples decode them."""
-    image = Image.open(BytesIO(data))
+    image: Image.Image = Image.open(BytesIO(data))
     if image.format == "JPEG":
-        scale = next((s for s in (8, 4, 2) if min(image.size) // s >= short_side), 1)
+        scale = next((s for s in (8, 4, 2) if min(image.size) // s >= least), 1)
         image.draft(image.mode, (max(1, image.width // scale), max(1, image.height // scale)))
-    return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+    image = ImageOps.exif_transpose(image)
+    if image.mode == "RGB" and "icc_profile" in image.info:
+        profile = ImageCms.ImageCmsProfile(BytesIO(image.info["icc_profile"]))
+        if "srgb" not in (profile.profile.profile_description or "").lower():
+            ImageCms.profileToProfile(image, profile, ImageCms.createProfile("sRGB"), inPlace=True)
+    return np.asarray(image.convert("RGB"))
 
 
 def judged(answers: Sequence[Answer], *, rejected: int, otherwise: int, tolerance: float = TOLERANCE) -> Checked:
