@@ -237,7 +237,7 @@ def test_surprise_is_the_rank_and_in_the_tail_exponential() -> None:
     asked = np.array([0.5, 50, 91, 96, 1000], np.float32)
     ten = np.mean(np.arange(1, 11))  # mean exceedance of what lies above 91
     wanted = [0, -math.log(53 / 102), -math.log(12 / 102), math.log(10) + 5 / ten, math.log(10) + 909 / ten]
-    assert unlike._surprise(reference, asked) == pytest.approx(wanted)
+    assert unlike._surprise(reference, asked, unlike._tail(reference)) == pytest.approx(wanted)
 
 
 def test_one_score_that_is_far_out_is_enough_even_with_few_pictures() -> None:
