@@ -253,7 +253,7 @@ def test_by_default_the_pictures_of_the_run_are_checked_on(run: Path, tmp_path: 
 
 
 def test_the_readme_shows_the_example_as_it_is() -> None:
-    text = (Path(__file__).parent.parent / "README.md").read_text("utf-8")
+    text = (Path(__file__).parent.parent / "docs" / "deploying.md").read_text("utf-8")
     block = next(part for part in text.split("```python\n") if part.startswith("model = onnxruntime")).split("```")[0]
     assert work.example("onnx").endswith(block)
 
