@@ -8,8 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from graftage.errors import OptionError
 from graftage.flags import add_flags, given_flags
+from graftage.naming import add_naming, named_by
 from graftage.raying import add_ray, workers_of
 from graftage.settings import FITS, Settings
 
@@ -45,12 +45,7 @@ def add_embed(commands: "Commands") -> None:
         epilog=_END,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("paths", nargs="*", metavar="PATH", help="pictures, folders, shards, tables, or -")
-    parser.add_argument("--list", metavar="FILE", help="also take the paths in FILE, one a line; - is standard input")
-    parser.add_argument("-0", "--null", action="store_true", help="lists are separated by zero bytes, not by lines")
-    parser.add_argument("--path-col", metavar="NAME", help="of a table: column of the pictures (default: a usual name)")
-    parser.add_argument("--id-col", metavar="NAME", help="of a table: column that becomes the id")
-    parser.add_argument("--root", type=Path, metavar="FOLDER", help="of a table: its paths begin here, not beside it")
+    add_naming(parser)
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help="a .parquet or .npz file")
     parser.add_argument(
         "--backbone",
@@ -71,7 +66,7 @@ def _embed(arguments: argparse.Namespace) -> int:
     from graftage.terminal import Terminal
 
     require_target(arguments.output)
-    named = _named(arguments)
+    named = named_by(arguments, "embed")
     named.check()
     rows = left = broken = 0
     with Terminal() as terminal:
@@ -96,16 +91,6 @@ def _embed(arguments: argparse.Namespace) -> int:
             file=sys.stderr,
         )
     return 2 if broken else 0
-
-
-def _named(arguments: argparse.Namespace) -> "Named":
-    from graftage.data.gathering import Named
-    from graftage.data.rows import Asked
-
-    if not arguments.paths and not arguments.list:
-        raise OptionError("embed needs pictures: name files or folders, or --list FILE")
-    asked = Asked(arguments.path_col or "", arguments.id_col or "", arguments.root)
-    return Named(tuple(arguments.paths), arguments.list or "", arguments.null, asked)
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from graftage.errors import OptionError
 from graftage.flags import add_flags
+from graftage.naming import add_naming, named_by
 from graftage.raying import add_ray, workers_of
 
 if TYPE_CHECKING:
@@ -65,12 +66,7 @@ def add_predict(commands: "Commands") -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("model", type=Path, metavar="MODEL", help="a model.safetensors, or the folder of a run")
-    parser.add_argument("paths", nargs="*", metavar="PATH", help="pictures, folders, shards, tables, or -")
-    parser.add_argument("--list", metavar="FILE", help="also take the paths in FILE, one a line; - is standard input")
-    parser.add_argument("-0", "--null", action="store_true", help="lists are separated by zero bytes, not by lines")
-    parser.add_argument("--path-col", metavar="NAME", help="of a table: column of the pictures (default: a usual name)")
-    parser.add_argument("--id-col", metavar="NAME", help="of a table: column carried to the output as id")
-    parser.add_argument("--root", type=Path, metavar="FOLDER", help="of a table: its paths begin here, not beside it")
+    add_naming(parser)
     parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="write here instead of the terminal")
     parser.add_argument("--format", choices=("csv", "jsonl", "parquet", "table"), help="default: by the name of FILE")
     parser.add_argument(
@@ -121,7 +117,7 @@ def _rows(arguments: argparse.Namespace) -> int:
     from graftage.serve.outputs import open_writer
     from graftage.terminal import Terminal
 
-    named = _named(arguments)
+    named = named_by(arguments, "predict")
     named.check()
     workers = workers_of(arguments)
     if arguments.ray is not None and (arguments.resume or arguments.drift or arguments.drift_report):
@@ -196,16 +192,6 @@ def _tell(arguments: argparse.Namespace, watch: "Watch") -> None:
         driftstory.write(found, arguments.drift_report)
     for line in driftstory.summary(found):
         print(_encodable(line), file=sys.stdout if arguments.output else sys.stderr)
-
-
-def _named(arguments: argparse.Namespace) -> "Named":
-    from graftage.data.gathering import Named
-    from graftage.data.rows import Asked
-
-    if not arguments.paths and not arguments.list:
-        raise OptionError("predict needs pictures: name files or folders, or --list FILE")
-    asked = Asked(arguments.path_col or "", arguments.id_col or "", arguments.root)
-    return Named(tuple(arguments.paths), arguments.list or "", arguments.null, asked)
 
 
 def _some(named: "Named", predictor: "Predictor") -> Iterator["Input"]:
