@@ -2,13 +2,13 @@
 
     python bench/predict.py MODEL FOLDER [--pictures 1000] [--many 100000]
 
-MODEL is a model file with the bundled EfficientNet-Lite0, FOLDER holds 300 × 300 JPEGs. Speed is measured on those, in
-turns: the engine alone is its forward pass on squares that lie in memory; the plain loop is what a good tutorial writes
-(timm's transform, batches of 32, PyTorch eager in float32), with the DataLoader's two workers and without any, the
-better of the two. Prediction is the command's own path, from files to rows on disk. Memory is the peak of
-`graftage predict` in a process of its own, on 1,000 and on 100,000 tiny pictures, by a list, in a folder of links and
-in a shard, with a small network; of 20 inputs one is a picture and the others are empty files, which have their rows,
-too: what is held does not depend on how long each takes.
+MODEL is a model file with the bundled EfficientNet-Lite0, FOLDER holds class folders of 300 × 300 JPEGs. Speed is
+measured on those, in turns: the engine alone is its forward pass on squares that lie in memory; the plain loop is what
+a good tutorial writes (timm's transform, batches of 32, PyTorch eager in float32), with the DataLoader's two workers
+and without any, the better of the two. Prediction is the command's own path, from files to rows on disk. Memory is the
+peak of `graftage predict` in a process of its own, on 1,000 and on 100,000 tiny pictures, by a list, in a folder of
+links and in a shard, with a small network; of 20 inputs one is a picture and the others are empty files, which have
+their rows, too: what is held does not depend on how long each takes.
 """
 
 import argparse

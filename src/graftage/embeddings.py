@@ -98,8 +98,9 @@ def opened(
         embedder, source = _of_model(backbone, settings, limits_of(settings))
     else:
         embedder, source = _of_network(settings, fit, limits_of(settings))
-    for notice in embedder.forward.notices if watcher is not None else ():
-        watcher.note(notice)  # type: ignore[union-attr]
+    if watcher is not None:
+        for notice in embedder.forward.notices:
+            watcher.note(notice)
     about: dict[str, object] = {
         "backbone": source,
         "engine": embedder.forward.name,
