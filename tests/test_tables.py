@@ -19,7 +19,7 @@ from graftage.data.catalog import Catalog, Entry, scan
 from graftage.data.checks import problems
 from graftage.data.findings import FINDING_COLUMNS, structural
 from graftage.data.grouping import groups_of
-from graftage.data.sources import labelled
+from graftage.data.sources import labelled, place
 from graftage.data.split import folds
 from graftage.settings import Settings
 from photos import graftage, read_json, save, table
@@ -37,6 +37,45 @@ def as_table(root: Path, name: str = "labels.csv", *, extra: Sequence[Sequence[o
     """The class folders `root`, listed beside it in the order in which folders are read."""
     rows = [(f"{root.name}/{row.id}", row.label) for row in labelled(root).rows]
     return write_table(root.parent / name, ("file_name", "label"), [*rows, *extra])
+
+
+# ---------------------------------------------------------------- where the pictures lie
+
+
+def test_paths_may_begin_elsewhere_and_leave_their_ending_out(tmp_path: Path) -> None:
+    pictures = photos.three_classes(tmp_path / "elsewhere", 12)
+    files = sorted(pictures.rglob("*.jpg"))
+    files[3] = files[3].rename(files[3].with_suffix(".JPG"))
+    rows = [(path.relative_to(pictures).with_suffix(""), path.parent.name) for path in files]
+    listed = write_table(tmp_path / "labels.csv", ("image", "label"), rows)
+    said = graftage("train", listed, "--root", pictures, "-o", tmp_path / "run", *QUICK)
+    assert said.status == 0, said.err
+    assert {row["status"] for row in table(tmp_path / "run" / "ledger.csv")} == {"used"}
+    again = graftage("train", "-c", tmp_path / "run" / "config.toml", "-o", tmp_path / "again")
+    assert again.status == 0, again.err
+    assert (tmp_path / "again" / "model.safetensors").read_bytes() == (
+        tmp_path / "run" / "model.safetensors"
+    ).read_bytes()
+    known = graftage("evaluate", tmp_path / "run", listed, "--root", pictures, "-o", tmp_path / "e")
+    assert "the model was trained on" in known.err  # the same pictures, found again
+    checked = graftage("check", listed, "--root", pictures, "-o", tmp_path / "check")
+    assert f"problems.csv --root {pictures}" in (tmp_path / "check" / "report.html").read_text(encoding="utf-8"), (
+        checked.err
+    )
+
+
+def test_an_ending_that_two_files_have_is_not_guessed(tmp_path: Path) -> None:
+    for name in ("a.jpg", "a.png", "b.png", "c", "c.jpg"):
+        (tmp_path / name).touch()
+    assert [place(tmp_path, name).name for name in ("a", "b", "c", "d", "")] == ["a", "b.png", "c", "d", tmp_path.name]
+
+
+def test_a_root_that_is_none_is_told(tmp_path: Path) -> None:
+    listed = write_table(tmp_path / "labels.csv", ("image", "label"), [("a", "x"), ("b", "y")])
+    said = graftage("train", listed, "--root", tmp_path / "gone", "-o", tmp_path / "run")
+    assert (said.status, "--root" in said.err and "is no folder" in said.err) == (2, True)
+    said = graftage("train", photos.two_classes(tmp_path / "p", 4), "--root", tmp_path, "-o", tmp_path / "run")
+    assert (said.status, f"--root {tmp_path} cannot be obeyed" in said.err) == (2, True)
 
 
 # ---------------------------------------------------------------- groups

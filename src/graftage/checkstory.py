@@ -134,8 +134,7 @@ def _page(checked: Checked, settings: Settings) -> CheckPage:
 
 def _columns(settings: Settings) -> str:
     """The flags by which a table was read, as they are typed."""
-    told = [(role, name) for role, name in vars(settings.columns()).items() if name]
-    return "".join(f" --{role}-col {shlex.quote(name)}" for role, name in told)
+    return "".join(f" {shlex.quote(word)}" for word in settings.columns().flags())
 
 
 def _verdict(checked: Checked) -> str:

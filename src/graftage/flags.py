@@ -24,6 +24,7 @@ _HELP = {
     "label_col": ("", "NAME", "of a table: column of the labels (default: label, class, target or category)"),
     "group_col": ("", "NAME", "of a table: column of what stays together, or none (default: group, patient_id, …)"),
     "split_col": ("", "NAME", "of a table: column of train, val and test, or none (default: split, set or subset)"),
+    "root": ("", "FOLDER", "of a table: the folder in which its paths begin (default: the table's own)"),
     "seed": ("", "N", "of everything random (default: 42)"),
     "device": ("", "WHERE", "auto, cpu or cuda (default: auto)"),
     "precision": ("", "KIND", "auto, float32 or bfloat16, of the frozen network (default: auto)"),

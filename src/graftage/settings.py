@@ -15,7 +15,7 @@ from graftage.features.zoo import GATES
 
 FITS = ("auto", "crop", "squash", "pad")
 RECIPES = ("auto", "linear", "classic", "tail", "full", "lora", "norm", "scratch")
-COLUMNS = ("path_col", "label_col", "group_col", "split_col")  # settings that say how a table is read
+COLUMNS = ("path_col", "label_col", "group_col", "split_col", "root")  # settings that say how a table is read
 METRICS = ("accuracy", "balanced_accuracy", "macro_f1")
 
 # What each choice may be; "" leaves it to graftage.
@@ -89,6 +89,7 @@ class Settings:
         path_col, label_col, group_col, split_col: columns of a table, "" takes one of a usual name such as "file_name",
             "label", "patient_id" and "split"; "none" no group or split. A group of the column is kept together as one
             of `group_by` is; given both, what either says belongs together does.
+        root: of a table: the folder in which its paths begin; "" is the table's own.
         seed: of everything random.
         device: "auto", "cpu" or "cuda".
         precision: "auto", "float32" or "bfloat16", of the frozen network.
@@ -125,6 +126,7 @@ class Settings:
     label_col: str = ""
     group_col: str = ""
     split_col: str = ""
+    root: str = ""
     seed: int = 42
     device: str = "auto"
     precision: str = "auto"
@@ -237,7 +239,7 @@ class Settings:
 
     def columns(self) -> Columns:
         """The columns of a table, as asked for."""
-        return Columns(self.path_col, self.label_col, self.group_col, self.split_col)
+        return Columns(self.path_col, self.label_col, self.group_col, self.split_col, self.root)
 
     def to_toml(self) -> str:
         """The text of `config.toml`; `from_toml` reads it back to the same settings."""

@@ -38,16 +38,27 @@ class Columns:
     """Names of a table's columns: those asked for, where "" looks for usual names; or those found, where "" is none.
 
     Attributes:
-        path: of the pictures' files, relative to the table's folder.
+        path: of the pictures' files, relative to `root`.
         label: of the class names.
         group: of what is never on both sides of a split.
         split: of train, val or test.
+        root: no column, but the folder in which the paths begin; "" is the table's own.
     """
 
     path: str = ""
     label: str = ""
     group: str = ""
     split: str = ""
+    root: str = ""
+
+    def flags(self) -> tuple[str, ...]:
+        """What was asked for, as words of the command line."""
+        roles = [word for role, name in _roles(self) for word in (f"--{role}-col", name)]
+        return (*roles, "--root", self.root) if self.root else tuple(roles)
+
+    def folder(self, table: Path) -> Path:
+        """Where the paths of this table begin."""
+        return Path(self.root) if self.root else table.parent
 
 
 @dataclass(frozen=True)
@@ -221,7 +232,8 @@ def choose(file: Path, names: Sequence[str], asked: Columns) -> Columns:
     """Which column is what. Raises DataError that names the columns there are, and the flag to use."""
     told = {role: _told(file, names, role, name) for role, name in _roles(asked)}
     taken = {name for name in told.values() if name}
-    return Columns(**{role: told[role] if role in told else _usual(file, names, role, taken) for role in _USUAL})
+    found = {role: told[role] if role in told else _usual(file, names, role, taken) for role in _USUAL}
+    return Columns(**found, root=asked.root)
 
 
 def column(file: Path, names: Sequence[str], role: str, asked: str) -> str:
@@ -234,7 +246,7 @@ def column(file: Path, names: Sequence[str], role: str, asked: str) -> str:
 
 
 def _roles(columns: Columns) -> list[tuple[str, str]]:
-    return [(role, name) for role, name in vars(columns).items() if name]
+    return [(role, getattr(columns, role)) for role in _USUAL if getattr(columns, role)]
 
 
 def _told(file: Path, names: Sequence[str], role: str, name: str) -> str:

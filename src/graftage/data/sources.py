@@ -34,6 +34,7 @@ TABLE_REASONS: Final = (
     NO_PATH, NO_LABEL, NO_SPLIT, UNKNOWN_SPLIT, TWICE, CONFLICTING, DIFFERING, listing.SHORT, listing.LONG
 )  # fmt: skip
 
+_ENDINGS: Final = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")  # that a table may leave out
 _JUNK: Final = frozenset({"thumbs.db", "desktop.ini", "__macosx"})  # beside everything that begins with a dot
 _EXPECTED: Final = """Expected one folder per class:
     PHOTOS/cat/1.jpg  PHOTOS/dog/2.jpg
@@ -136,8 +137,8 @@ def labelled(root: Path, columns: Columns | None = None) -> Sources:
     if table is not None:
         return _from_table(root, listing.read(table, columns), columns or Columns())
     _require_folder(root)
-    if named := [f"--{role}-col {name}" for role, name in vars(columns or Columns()).items() if name]:
-        raise DataError(f"{root} holds no table with columns, so {named[0]} cannot be obeyed: leave it out")
+    if named := (columns or Columns()).flags():
+        raise DataError(f"{root} holds no table with columns, so {' '.join(named[:2])} cannot be obeyed: leave it out")
     _require_no_tables(root)
     splits = [(SPLIT_NAMES[child.name.lower()], child) for child in _folders(root) if child.name.lower() in SPLIT_NAMES]
     if any(name == "train" and _folders(folder) for name, folder in splits):
@@ -313,7 +314,10 @@ def _from_table(root: Path, table: Listing, asked: Columns) -> Sources:
     if not table.records:
         raise DataError(f"{table.file} lists no picture: below the names of the columns there should be a row for each")
     splits = _splits(table)
-    paths = [place(table.file.parent, record.path) for record in table.records]
+    folder = asked.folder(table.file)
+    if not folder.is_dir():
+        raise DataError(f"--root {folder} is no folder: name the one in which the paths of {table.file} begin")
+    paths = [place(folder, record.path) for record in table.records]
     rows = [
         Source(path, record.path, record.label, SPLIT_NAMES.get(record.split.lower(), ""), fault, record.group)
         for path, record, fault in zip(paths, table.records, _faults(table, paths, splits=splits), strict=True)
@@ -340,9 +344,18 @@ def _splits(table: Listing) -> bool:
 
 
 def place(folder: Path, written: str) -> Path:
-    """Where a table's file lies: as written, else without blanks around it or with the other system's slashes."""
-    candidates = (written, written.strip(), written.strip().replace("\\", "/"))
-    return next((folder / each for each in candidates if os.path.lexists(folder / each)), folder / written)
+    """Where a table's file lies: as written, else without blanks around it or with the other system's slashes.
+
+    Many tables name pictures without their ending (ISIC_0024306 for ISIC_0024306.jpg): it is found where just one file
+    is called so.
+    """
+    plain = written.strip().replace("\\", "/")
+    found = next((each for each in (written, written.strip(), plain) if os.path.lexists(folder / each)), None)
+    if found is None and plain:
+        small = [plain + ending for ending in _ENDINGS if os.path.lexists(folder / (plain + ending))]
+        large = [plain + ending.upper() for ending in _ENDINGS if os.path.lexists(folder / (plain + ending.upper()))]
+        found = (small or large)[0] if len(small or large) == 1 else None
+    return folder / (written if found is None else found)
 
 
 def _faults(table: Listing, paths: Sequence[Path], *, splits: bool) -> list[str]:
