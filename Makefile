@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# processes that share the tests; each takes up to 3 GB
+TESTERS ?= 2
 
 .PHONY: demo test lint bench clean
 
@@ -10,7 +12,7 @@ demo: $(READY)
 	$(BIN)/graftage demo -o demo
 
 test: $(READY)
-	$(BIN)/python -m pytest
+	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n $(TESTERS) --dist loadfile
 
 lint: $(READY)
 	$(BIN)/ruff check src tests bench

@@ -33,7 +33,7 @@ def test_many_looks_are_warned_of() -> None:
     assert "flattered" in openings.told(openings.MANY)
 
 
-def test_a_run_says_how_often_its_test_set_has_been_opened(folder: Path, tmp_path: Path, fresh_cache: Path) -> None:
+def test_a_run_says_how_often_its_test_set_has_been_opened(folder: Path, tmp_path: Path, cold: Path) -> None:
     options = ("--recipe", "linear", "--test", "0.3")
     for number in range(openings.MANY):
         said = photos.graftage("train", folder, "-o", tmp_path / f"run{number}", *options)
@@ -46,7 +46,7 @@ def test_a_run_says_how_often_its_test_set_has_been_opened(folder: Path, tmp_pat
     assert first == last  # the count is told, and is no part of the model
 
 
-def test_cross_validation_opens_no_test_set(folder: Path, tmp_path: Path, fresh_cache: Path) -> None:
+def test_cross_validation_opens_no_test_set(folder: Path, tmp_path: Path, cold: Path) -> None:
     said = photos.graftage("train", folder, "-o", tmp_path / "run", "--recipe", "linear")
     assert said.status == 0, said.err
-    assert not (fresh_cache / "openings").exists()
+    assert not (cold / "openings").exists()

@@ -106,9 +106,8 @@ def test_what_cannot_be_is_told_at_once(
     assert message in said.err
 
 
-@pytest.mark.parametrize("name", ["p.csv", "p.parquet"])
-def test_killed_it_goes_on_and_no_row_is_lost_or_doubled(model: Path, some: Path, tmp_path: Path, name: str) -> None:
-    files = [str(file) for file in sorted(some.iterdir())] * 100
+def test_killed_it_goes_on_and_no_row_is_lost_or_doubled(model: Path, some: Path, tmp_path: Path) -> None:
+    files, name = [str(file) for file in sorted(some.iterdir())] * 60, "p.parquet"  # rows are lines until the end
     (tmp_path / "list").write_text("\n".join(files))
     (tmp_path / "whole").mkdir()
     whole, target, given = tmp_path / "whole" / name, tmp_path / name, ("--list", str(tmp_path / "list"), "--drift")
@@ -131,7 +130,7 @@ def test_killed_it_goes_on_and_no_row_is_lost_or_doubled(model: Path, some: Path
         assert f"goes on after {noted:,} rows" in said.err
     assert target.read_bytes() == whole.read_bytes()
     assert said.out == uninterrupted.out.replace(str(whole), str(target))
-    assert said.out.endswith(f"600 pictures predicted, 100 could not be used; {target}\n")
+    assert said.out.endswith(f"360 pictures predicted, 60 could not be used; {target}\n")
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["list", name, "whole"])
 
 
