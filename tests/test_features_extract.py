@@ -81,7 +81,7 @@ def slow(forward: Forward, seconds: float = 0.02) -> Forward:
 
 
 def workers_alive() -> list[str]:
-    return [thread.name for thread in threading.enumerate() if thread.name.startswith("graftage")]
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("graftage_")]
 
 
 # Right answers, in order
