@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from numpy.typing import NDArray
 
-from graftage import outcome, story
+from graftage import outcome, remembered, story
 from graftage.data.catalog import Catalog
 from graftage.data.decode import decode
 from graftage.data.listing import table_of
@@ -183,7 +183,7 @@ def _training_picture(predictor: Predictor, folder: Path | None, name: str) -> s
         return ""
     try:
         data = read(folder / name, limits=predictor.limits)
-        if outcome.short(hashlib.sha256(data).hexdigest()) not in outcome.known_digests(predictor.bundle):
+        if remembered.short(hashlib.sha256(data).hexdigest()) not in remembered.known_digests(predictor.bundle):
             return ""
         picture = decode(data, cover=_THUMBNAIL, limits=predictor.limits, repair=True)
     except PictureError:

@@ -1,18 +1,13 @@
 """What a run leaves: every file under its name, written to a temporary place and renamed."""
 
-import hashlib
 import json
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from graftage import growth, story, telling, world
 from graftage.card import card
@@ -20,27 +15,20 @@ from graftage.data.catalog import Catalog, write_csv, write_ledger
 from graftage.data.checks import problems, write_problems
 from graftage.data.grouping import copies_of, groups_of
 from graftage.data.listing import title_of
-from graftage.data.twins import COPY, level_known
 from graftage.errors import OptionError, StoreError
-from graftage.gate import Gate
 from graftage.measure.scores import Scores, to_json
 from graftage.progress import Journal
 from graftage.report.page import Baseline, render
 from graftage.serve.bundle import MODEL as MODEL
 from graftage.serve.bundle import Bundle, save
-from graftage.settings import COLUMNS, Settings
-from graftage.story import Ints, Leak, Measured, Outcome
+from graftage.settings import Settings
+from graftage.story import Leak, Measured, Outcome
 from graftage.versus import Compared
 
 REPORT, METRICS, PREDICTIONS = "report.html", "metrics.json", "predictions.csv"
 LEDGER, PROBLEMS, CONFIG, LOG = "ledger.csv", "problems.csv", "config.toml", "log.jsonl"
 COMPARISON = "comparison.json"
 FILES = frozenset({MODEL, REPORT, METRICS, PREDICTIONS, LEDGER, PROBLEMS, CONFIG, LOG})
-
-# settings that say where pictures, labels and results lie and how many threads ran: nothing of the model
-_WHERE = frozenset({"data", *COLUMNS, "output", "workers", "overwrite", "resume", "track"})
-_SIGNED = 10_000  # pictures whose thumbnails the model file keeps: 1 kB each
-_SHORT = 16  # hex digits of a picture's SHA-256 that the model file keeps, to know the pictures it was trained on
 
 
 @dataclass(frozen=True)
@@ -296,71 +284,6 @@ def _baseline_json(baseline: Baseline) -> dict[str, Any]:
         "difference": vars(gain) if gain else None,
         "p": baseline.p,
     }
-
-
-def fingerprint(catalog: Catalog, train: Ints) -> dict[str, object]:
-    """What the model file remembers of the pictures it was trained on: counts, and shortened digests."""
-    entries = [catalog.entries[i] for i in train]
-    counts = np.bincount([entry.label for entry in entries], minlength=len(catalog.classes))
-    digests = sorted({short(entry.digest) for entry in entries})
-    return {
-        "n": len(entries),
-        "class_counts": [int(count) for count in counts],
-        "digest": hashlib.sha256("".join(digests).encode()).hexdigest(),
-        "pictures": digests,
-    }
-
-
-@dataclass(frozen=True, eq=False)
-class Signed:
-    """By what the model file knows the pictures that it was trained on again, also as copies.
-
-    Attributes:
-        tensors: "pixels" uint8 (m, 8), the beginnings of the digests of their pixels; and, up to `_SIGNED` pictures,
-            "thumbnails" uint8 (m, 32, 32), grey.
-        level: likeness from which on a picture is a copy of one of them.
-    """
-
-    tensors: Mapping[str, NDArray[np.uint8]]
-    level: float
-
-
-def signed(catalog: Catalog, train: Ints, closed: Gate, *, thumbnails: bool) -> Signed:
-    """The signatures of the training pictures `train`, catalog indices (m,); without thumbnails where not wanted."""
-    place = {int(row): i for i, row in enumerate(closed.rows)}
-    chosen = [place[int(row)] for row in train]
-    pixels = np.array([list(bytes.fromhex(short(catalog.entries[row].pixels))) for row in train], dtype=np.uint8)
-    if len(chosen) > _SIGNED or not thumbnails:
-        return Signed({"pixels": pixels}, COPY)
-    small = closed.signatures[chosen]
-    return Signed({"pixels": pixels, "thumbnails": small}, level_known(small, closed.twins.groups[chosen]))
-
-
-def known_level(bundle: Bundle) -> float:
-    """Likeness from which on a picture is a copy of one that the model was trained on."""
-    level = bundle.data.get("copy_level")
-    return float(level) if isinstance(level, float | int) else COPY
-
-
-def short(digest: str) -> str:
-    """The part of a picture's SHA-256 that the model file keeps."""
-    return digest[:_SHORT]
-
-
-def known_digests(bundle: Bundle) -> frozenset[str]:
-    """Shortened digests of the pictures that a model was trained on."""
-    pictures = bundle.data.get("pictures")
-    return frozenset(str(d) for d in pictures) if isinstance(pictures, list) else frozenset()
-
-
-def portable(settings: Settings) -> dict[str, object]:
-    """Settings for the model file: without where things lay and how many threads ran."""
-    return {name: value for name, value in vars(settings).items() if name not in _WHERE and value is not None}
-
-
-def versions() -> dict[str, str]:
-    """Versions of what computes."""
-    return {name: version(name) for name in ("graftage", "numpy", "openvino", "pillow", "timm", "torch")}
 
 
 def _with_groups(outcome: Outcome) -> Catalog:

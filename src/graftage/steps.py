@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from graftage import checking, entrants, gate, looking, openings, outcome, ranking, story, tuning, world
+from graftage import checking, entrants, gate, looking, openings, ranking, remembered, story, tuning, world
 from graftage.data.catalog import Catalog, Entry, require_learnable
 from graftage.data.grouping import groups_of
 from graftage.data.split import locked_test
@@ -413,7 +413,7 @@ def make_bundle(
 ) -> Bundle:
     """Everything that the model file holds."""
     backbone = looked.backbone if tuned is None else tuned.backbone
-    signed = outcome.signed(catalog, table.train, closed, thumbnails=looked.settings.remember)
+    signed = remembered.signed(catalog, table.train, closed, thumbnails=looked.settings.remember)
     return Bundle(
         classes=catalog.classes,
         preprocess=backbone.preprocess.with_fit(learnt.fit),
@@ -422,9 +422,9 @@ def make_bundle(
         head=learnt.head if tuned is None else tuned.head,
         temperature=learnt.trial.temperature if tuned is None else tuned.trial.temperature,
         scores=scores,
-        data={**outcome.fingerprint(catalog, table.train), "copy_level": signed.level},
-        settings=outcome.portable(looked.settings),
-        versions=outcome.versions(),
+        data={**remembered.fingerprint(catalog, table.train), "copy_level": signed.level},
+        settings=remembered.portable(looked.settings),
+        versions=remembered.versions(),
         decisions=decisions or Decisions(),
         pictures=signed.tensors,
         neighbours=neighbours,
