@@ -23,9 +23,9 @@ from graftage.measure.unlike import (
     left_out,
     sample,
 )
+from graftage.measuring import Measured
 from graftage.settings import Settings
 from graftage.steps import Learnt, Table
-from graftage.story import Measured
 from graftage.tuning import Tuned
 
 Ints = NDArray[np.int64]

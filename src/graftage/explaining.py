@@ -17,6 +17,7 @@ from graftage.data.decode import decode
 from graftage.data.listing import table_of
 from graftage.data.sources import read, unlabelled
 from graftage.errors import OptionError, PictureError, StoreError
+from graftage.measuring import Measured
 from graftage.progress import Journal
 from graftage.report import overlay
 from graftage.report.explained import Case, ExplainedPage, Like, render
@@ -232,7 +233,7 @@ def _write(data: bytes, path: Path) -> None:
 
 
 def mistakes(
-    predictor: Predictor, catalog: Catalog, measured: story.Measured, journal: Journal, *, count: int = MISTAKES
+    predictor: Predictor, catalog: Catalog, measured: Measured, journal: Journal, *, count: int = MISTAKES
 ) -> dict[int, Beside]:
     """What stands beside the most confident mistakes of a run, by their position among the held-out pictures.
 

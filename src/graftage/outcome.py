@@ -17,12 +17,13 @@ from graftage.data.grouping import copies_of, groups_of
 from graftage.data.listing import title_of
 from graftage.errors import OptionError, StoreError
 from graftage.measure.scores import Scores, to_json
+from graftage.measuring import Leak, Measured
 from graftage.progress import Journal
 from graftage.report.page import Baseline, render
 from graftage.serve.bundle import MODEL as MODEL
 from graftage.serve.bundle import Bundle, save
 from graftage.settings import Settings
-from graftage.story import Leak, Measured, Outcome
+from graftage.story import Outcome
 from graftage.versus import Compared
 
 REPORT, METRICS, PREDICTIONS = "report.html", "metrics.json", "predictions.csv"

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from graftage import (
     checking,
     checkstory,
+    choosing,
     cleaning,
     deciding,
     examine,
@@ -24,6 +25,7 @@ from graftage import (
     fromscratch,
     growth,
     looking,
+    measuring,
     outcome,
     parting,
     preview,
@@ -49,6 +51,7 @@ from graftage.ground import ground_pictures
 from graftage.growth import Curved
 from graftage.learn import defaults
 from graftage.measure.scores import Scores, score, to_json
+from graftage.measuring import Measured
 from graftage.outcome import Evaluated
 from graftage.progress import Journal, Silent, Watcher
 from graftage.rankstory import Ranked
@@ -56,7 +59,7 @@ from graftage.serve import predict
 from graftage.serve.predict import Explanation, Predictor
 from graftage.settings import COLUMNS, Settings
 from graftage.states import States, folder_of
-from graftage.story import Measured, Outcome
+from graftage.story import Outcome
 from graftage.versus import Compared
 
 Ints = NDArray[np.int64]
@@ -117,25 +120,25 @@ def train(data: str | Path | Settings, *, watcher: Watcher | None = None, **opti
         with world.first_alone():
             catalog = looking.look_at_files(settings, journal)
             early = parting.partition(catalog, settings)  # what cannot be split is told before the work
-            first = steps.first_network(settings)
+            first = choosing.first_network(settings)
             looked = looking.Looked(first, *looking.open_network(first, catalog, early.train, journal), journal)
             catalog, closed = looked.gate(catalog)
             split = parting.partition(catalog, settings)
             suspected = steps.suspect(catalog, closed, split, settings.seed, journal)
             closed = closed.without_features()
-            looked, rivals = steps.choose_backbone(looked, catalog, split, settings)
-            catalog, fit, others = steps.choose_fit(looked, catalog, split)
-            others = steps.together(rivals, others)
+            looked, rivals = choosing.choose_backbone(looked, catalog, split, settings)
+            catalog, fit, others = choosing.choose_fit(looked, catalog, split)
+            others = choosing.together(rivals, others)
             catalog, table = steps.tabulate(looked, catalog, split, fit)
         learnt = steps.learn(table, fit, split, settings.seed, journal)
         adapted, tested = steps.adapt(looked, catalog, table, learnt, final, started)
         tuned, T = adapted.tuned, None if tested is None else tested[1]
         found = deciding.gather(looked, catalog, table, learnt, tuned=tuned, forward=tested and tested[0])
         decisions = deciding.rules(found, settings)
-        measured = steps.measure(table, learnt, others, settings.seed, journal, tuned=tuned, T=T)
-        measured = steps.count_opening(catalog, measured, journal)
-        shown = steps.features_of(table, measured, T)
-        measured = steps.lay_out(measured, shown, settings.seed, journal)
+        measured = measuring.measure(table, learnt, others, settings.seed, journal, tuned=tuned, T=T)
+        measured = measuring.count_opening(catalog, measured, journal)
+        shown = measuring.features_of(table, measured, T)
+        measured = measuring.lay_out(measured, shown, settings.seed, journal)
         measured = deciding.with_promises(measured, decisions, found, settings, shown)
         scores = {**to_json(measured.scores), "how": measured.how}
         shipped = None if tuned is None or tested is None else (tuned, tested[0])
@@ -210,7 +213,7 @@ def evaluate(
     y, p, groups = seen.y, seen.probabilities, seen.groups
     scores = score(p, y, classes=predictor.classes, groups=groups, rng=np.random.default_rng(seed))
     how = f"{len(y):,} pictures of {data}, none of which the model was trained on, measured once."
-    measured = steps.count_opening(seen.catalog, Measured(seen.rows, y, p, scores, how, groups, ()), journal)
+    measured = measuring.count_opening(seen.catalog, Measured(seen.rows, y, p, scores, how, groups, ()), journal)
     measured = deciding.examined(measured, predictor.decisions, seen.answers, seed=seed)
     evaluated = outcome.write_evaluation(folder, seen.catalog, measured, predictor.bundle, journal)
     if rival is None:
@@ -378,7 +381,7 @@ def fit(
     catalog, closed = looked.gate(catalog)
     closed = closed.without_features()
     split = replace(split, train=np.array(catalog.usable, dtype=np.int64))
-    catalog, how, _ = steps.choose_fit(looked, catalog, split)
+    catalog, how, _ = choosing.choose_fit(looked, catalog, split)
     catalog, table = steps.tabulate(looked, catalog, split, how)
     learnt = steps.learn(table, how, split, settings.seed, journal)
     with tempfile.TemporaryDirectory() as states:
@@ -533,7 +536,7 @@ def curve(
     split = replace(split, test=split.test[:0], kind="cross-validation")
     backbone, forward = looking.open_network(settings, catalog, split.train, journal)
     looked = looking.Looked(settings, backbone, forward, journal)
-    catalog, fit, _ = steps.choose_fit(looked, catalog, split)
+    catalog, fit, _ = choosing.choose_fit(looked, catalog, split)
     catalog, table = steps.tabulate(looked, catalog, split, fit)
     for note in growth.few_notes(table.y, table.classes):
         journal.note(note)

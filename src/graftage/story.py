@@ -3,7 +3,7 @@
 import base64
 import io
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,14 +19,10 @@ from graftage.data.listing import title_of
 from graftage.data.sources import read
 from graftage.errors import PictureError
 from graftage.gate import Suspected
-from graftage.learn.search import Candidate, Trial
 from graftage.measure.calibration import reliability
-from graftage.measure.compare import paired
 from graftage.measure.curve import Curve
-from graftage.measure.decide import Answers
-from graftage.measure.promises import Promises
-from graftage.measure.scores import Scores, score
 from graftage.measure.shortcuts import Shortcut
+from graftage.measuring import Measured
 from graftage.report.page import Baseline, Beside, Left, Report, Shot
 from graftage.report.scatter import Dot
 from graftage.serve.bundle import Bundle
@@ -39,74 +35,6 @@ _THUMBNAIL = 112  # pixels of the longer side
 _SHOWN_MISTAKES = 200
 _SHOWN_PER_CELL = 8
 _SHOWN_IN_ALL = 600  # thumbnails: about 1.5 MB of page
-
-FAMILY_NAMES = {
-    "ridge": "ridge regression",
-    "logistic": "logistic regression",
-    "arc-cosine": "arc-cosine kernel",
-    "gaussian": "gaussian kernel",
-    "blend": "blend",
-    "tuned": "tuned network",
-}
-
-
-@dataclass(frozen=True)
-class Leak:
-    """Pictures of the user's own test folder that are also learnt from: copies, or of the same group.
-
-    Attributes:
-        n: how many; they are in no other score than `scores`.
-        of: pictures in the test folder.
-        scores: with them, for comparison.
-    """
-
-    n: int
-    of: int
-    scores: Scores
-
-
-@dataclass(frozen=True, eq=False)
-class Measured:
-    """Held-out predictions and what they are worth.
-
-    Attributes:
-        rows: (n,) catalog indices of the pictures held out.
-        y: int64 (n,) their classes.
-        probabilities: float64 (n, K), calibrated.
-        scores: with intervals.
-        how: a paragraph on what was held out and how often it was looked at.
-        groups: int64 (n,) pictures that belong together.
-        baselines: simpler classifiers on the same pictures.
-        tried: (name, log-loss, accuracy, chosen) of every kind of head tried.
-        learnt_from: number of pictures the model was trained on.
-        apart: whether the pictures held out took no part in training the model file.
-        places: float64 (n, 2) on a flat map, nan where a picture is not shown there.
-        openings: how often these test pictures have been opened on this machine, with this time; 0 without a test set.
-        answers: what was decided for each picture.
-        promises: how the promises of the model fared; None where they were not looked at.
-        leak: test pictures that are also learnt from, which the scores leave out.
-    """
-
-    rows: Ints
-    y: Ints
-    probabilities: NDArray[np.float64]
-    scores: Scores
-    how: str
-    groups: Ints
-    baselines: tuple[Baseline, ...]
-    tried: tuple[tuple[str, float, float, bool], ...] = ()
-    learnt_from: int = 0
-    apart: bool = True
-    openings: int = 0
-    places: NDArray[np.float64] | None = None
-    answers: Answers = field(default_factory=Answers)
-    promises: Promises | None = None
-    leak: Leak | None = None
-
-    @property
-    def predicted(self) -> Ints:
-        """Most probable class of each picture, int64 (n,)."""
-        return np.asarray(self.probabilities.argmax(axis=1), dtype=np.int64)
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,75 +53,6 @@ class Outcome:
     suspected: tuple[Suspected, ...] = ()
     beside: Mapping[int, Beside] = field(default_factory=dict)  # by the position among the held-out pictures
     shortcuts: tuple[Shortcut, ...] = ()
-
-
-def baselines(
-    simple: Mapping[str, NDArray[np.float64]],
-    probabilities: NDArray[np.float64],
-    y: Ints,
-    groups: Ints,
-    *,
-    classes: Sequence[str],
-    seed: int,
-) -> tuple[Baseline, ...]:
-    """Simpler classifiers' probabilities, scored on the same pictures and compared picture by picture."""
-    ours = probabilities.argmax(axis=1) == y
-    shown = []
-    for name, p in simple.items():
-        scores = score(p, y, classes=classes, groups=groups, rng=np.random.default_rng([seed, 6]))
-        against = paired(ours, p.argmax(axis=1) == y, groups, rng=np.random.default_rng([seed, 7]))
-        shown.append(Baseline(name, scores.accuracy, scores.macro_f1, against.difference, against.p))
-    return tuple(shown)
-
-
-def explain_test(kind: str, n_test: int, n_train: int) -> str:
-    """How a number from a test set came about."""
-    own, _, part = kind.partition(" ")  # such as "test folder" or "validation split"
-    apart = {
-        "test": f"They are the {kind} as it was given",
-        "validation": f"They are the {kind} as it was given; as there is no test {part} and nothing was chosen by it, "
-        "it serves as the test set",
-        "locked": "They were drawn at random within each class and locked away before anything was learnt; copies "
-        "and groups stayed together",
-    }[own]
-    return (
-        f"Measured once, on {n_test:,} pictures that took no part in training or in any choice. {apart}. "
-        f"The model file is the very model that was measured, trained on the other {n_train:,} pictures."
-    )
-
-
-def explain_folds(held: Ints, n_trials: int) -> str:
-    """How a number from cross-validation came about."""
-    repeats, k = held.shape[0], int(held.max()) + 1
-    again = f", repeated {repeats} times with other folds and averaged" if repeats > 1 else ""
-    return (
-        f"Measured by stratified {k}-fold cross-validation{again}: every picture is judged by models that never saw it "
-        f"or a copy of it. {n_trials} configurations were compared on the same folds; accuracy, balanced "
-        "accuracy, macro precision, recall, F1, log-loss and Brier score are corrected for the luck of the winner "
-        "(bootstrap bias-corrected cross-validation, Tsamardinos et al. 2018). The model file is trained on all "
-        f"{held.shape[1]:,} pictures in the same way, and is expected to be as good or a little better."
-    )
-
-
-def tried(trials: Sequence[Trial], chosen: Trial, y: Ints) -> tuple[tuple[str, float, float, bool], ...]:
-    """The best trial of every family and fit: (name, log-loss, accuracy, chosen)."""
-    best: dict[tuple[str, str], Trial] = {}
-    for trial in trials:
-        key = trial.candidate.fit, trial.candidate.family
-        if key not in best or trial.log_loss < best[key].log_loss:
-            best[key] = trial
-    ordered = sorted(best.values(), key=lambda t: (t.candidate.fit, list(FAMILY_NAMES).index(t.candidate.family)))
-    return tuple((head_name(t.candidate), t.log_loss, t.accuracy(y), t is chosen) for t in ordered)
-
-
-def head_name(candidate: Candidate) -> str:
-    """What a candidate is, in a few words."""
-    if candidate.family == "blend":
-        kinds = " and ".join(FAMILY_NAMES[part.family] for part, _ in candidate.parts)
-        return f"{candidate.fit}, mean of {kinds}"
-    if candidate.family == "tuned":
-        return f"{candidate.fit}, tuned network, {100 * candidate.penalty:g} % of the way from its head's weights"
-    return f"{candidate.fit}, {FAMILY_NAMES[candidate.family]}, {candidate.transform} features"
 
 
 def no_signal(measured: Measured) -> bool:
