@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
-from graftage import outcome, story
+from graftage import outcome
 from graftage.checking import PROBLEMS, Asked, Checked, compared_with, shortcut_rows
 from graftage.data.catalog import Catalog
 from graftage.data.findings import KINDS, Finding, write_findings
@@ -19,6 +19,7 @@ from graftage.progress import Journal
 from graftage.report.check import SHOWN, Card, CheckPage, Group, render
 from graftage.report.clues import ClueRow
 from graftage.settings import Settings
+from graftage.shown import thumbnail
 
 REPORT, SUMMARY = "report.html", "check.json"
 
@@ -196,7 +197,7 @@ class _Thumbnails:
         some = [entries[name] for name in wanted if entries[name].status != "rejected"][:_THUMBNAILS]
         limits = limits_of(settings)
         with ThreadPoolExecutor(settings.workers or cores()) as pool:
-            made = pool.map(lambda e: story.thumbnail(e.path, limits=limits, repair=settings.repair), some)
+            made = pool.map(lambda e: thumbnail(e.path, limits=limits, repair=settings.repair), some)
             self._images = dict(zip([entry.id for entry in some], made, strict=True))
         self._left = _THUMBNAIL_BYTES
 

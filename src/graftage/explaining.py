@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from numpy.typing import NDArray
 
-from graftage import outcome, remembered, story
+from graftage import outcome, remembered, shown
 from graftage.data.catalog import Catalog
 from graftage.data.decode import decode
 from graftage.data.listing import table_of
@@ -22,6 +22,7 @@ from graftage.progress import Journal
 from graftage.report import overlay
 from graftage.report.explained import Case, ExplainedPage, Like, render
 from graftage.report.page import Beside
+from graftage.report.pictures import jpeg_uri, png, png_uri
 from graftage.serve.predict import Explanation, Predictor
 from graftage.settings import read_config
 
@@ -162,8 +163,8 @@ def _case(predictor: Predictor, explanation: Explanation, folder: Path | None) -
         reason=prediction.reason,
         label=explanation.label,
         probabilities=tuple(named),
-        image=overlay.jpeg_uri(explanation.pixels, longest=_SHOWN),
-        heat=overlay.png_uri(overlay.overlay(heat.picture, longest=_HEAT)),
+        image=jpeg_uri(explanation.pixels, longest=_SHOWN),
+        heat=png_uri(overlay.overlay(heat.picture, longest=_HEAT)),
         empty=_probability(heat.start),
         full=prediction.probabilities[chosen],
         likes=tuple(
@@ -189,7 +190,7 @@ def _training_picture(predictor: Predictor, folder: Path | None, name: str) -> s
         picture = decode(data, cover=_THUMBNAIL, limits=predictor.limits, repair=True)
     except PictureError:
         return ""
-    return overlay.jpeg_uri(picture.pixels, longest=_THUMBNAIL, quality=70)
+    return jpeg_uri(picture.pixels, longest=_THUMBNAIL, quality=70)
 
 
 def write(whole: ExplainedPage, found: Sequence[Explanation], place: Place) -> None:
@@ -203,8 +204,8 @@ def write(whole: ExplainedPage, found: Sequence[Explanation], place: Place) -> N
         if place.folder is not None:
             for name, picture in zip(_names(found), found, strict=True):
                 if picture.heat is not None and picture.pixels is not None:
-                    shown = overlay.over(picture.pixels, picture.heat.picture)
-                    _write(overlay.png(shown), place.folder / name)
+                    drawn = overlay.over(picture.pixels, picture.heat.picture)
+                    _write(png(drawn), place.folder / name)
         _write(render(whole).encode(), place.page)
     except OSError as error:
         raise StoreError(f"{place.page}: cannot be written ({error.strerror}); take another -o") from error
@@ -240,7 +241,7 @@ def mistakes(
     The heat map is the model file's for the class that was named when the picture was held out; the picture itself and
     files equal to it are not among those like it.
     """
-    chosen = story.worst(measured)[:count]
+    chosen = shown.worst(measured)[:count]
     if not chosen:
         return {}
     equal: dict[str, set[str]] = {}
@@ -265,9 +266,9 @@ def mistakes(
 
 
 def _beside(predictor: Predictor, seen: Explanation, heat: NDArray[np.float32], paths: dict[str, Path]) -> Beside:
-    drawn = overlay.png_uri(overlay.overlay(overlay.squared(heat), longest=_HEAT // 2))
+    drawn = png_uri(overlay.overlay(overlay.squared(heat), longest=_HEAT // 2))
     if not seen.similar:
         return Beside(drawn)
     (near,) = seen.similar
-    image = story.thumbnail(paths[near.id], limits=predictor.limits, repair=True)
+    image = shown.thumbnail(paths[near.id], limits=predictor.limits, repair=True)
     return Beside(drawn, image, near.id, predictor.classes[near.label], near.similarity)

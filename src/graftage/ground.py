@@ -8,12 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graftage.data.catalog import Catalog
-from graftage.data.decode import Limits
 from graftage.features.backbone import Backbone
 from graftage.features.engine import Forward, cores
 from graftage.learn.head import Head
 from graftage.learn.search import Candidate, Searched, Trial, fit_head
 from graftage.learn.temperature import softmax
+from graftage.looking import limits_of
 from graftage.progress import Journal
 from graftage.settings import Settings
 
@@ -69,7 +69,7 @@ def ground_pictures(catalog: Catalog, rows: Ints, backbone: Backbone, fit: Any, 
         tuple(e.path for e in entries),
         tuple(e.digest for e in entries),
         backbone.preprocess.with_fit(fit),
-        Limits(max_bytes=settings.max_bytes, max_pixels=settings.max_pixels),
+        limits_of(settings),
         settings.repair,
     )
 

@@ -1,7 +1,5 @@
 """The steps of `graftage augment-preview`: choose pictures, look at them as the network would, write a page."""
 
-import base64
-import io
 import os
 import zlib
 from collections import Counter
@@ -12,15 +10,15 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from graftage.data.decode import Limits, decode
+from graftage.data.decode import decode
 from graftage.data.listing import title_of
 from graftage.data.sources import Source, Sources, read
 from graftage.errors import DataError, OptionError, PictureError, StoreError
 from graftage.features.preprocess import FITS, Fit, Preprocess
 from graftage.learn.augment import KINDS, Augment, augmented
-from graftage.looking import network_of
+from graftage.looking import limits_of, network_of
+from graftage.report.pictures import jpeg_uri
 from graftage.report.preview import Preview, Strip, render
 from graftage.settings import Settings
 
@@ -142,7 +140,7 @@ def _counted(number: int, one: str, many: str = "") -> str:
 
 def shower(preprocess: Preprocess, augment: Augment, settings: Settings) -> Callable[[Source], Strip]:
     """Source → its strip, decoded and augmented as for training; the views do not depend on the other pictures."""
-    limits = Limits(max_bytes=settings.max_bytes, max_pixels=settings.max_pixels)
+    limits = limits_of(settings)
 
     def show(row: Source) -> Strip:
         data = read(row.path, limits=limits)
@@ -150,16 +148,13 @@ def shower(preprocess: Preprocess, augment: Augment, settings: Settings) -> Call
         name = zlib.crc32(os.fsencode(row.id))
         draws = (np.random.default_rng([settings.seed, 7, name, view]) for view in range(VIEWS))
         views = [augmented(pixels, preprocess, augment, rng) for rng in draws]
-        return Strip(row.id, row.label, _data_uri(preprocess.square(pixels)), tuple(map(_data_uri, views)))
+        return Strip(row.id, row.label, _shown(preprocess.square(pixels)), tuple(map(_shown, views)))
 
     return show
 
 
-def _data_uri(square: NDArray[np.uint8]) -> str:
-    image, stream = Image.fromarray(square), io.BytesIO()
-    image.thumbnail((_SHOWN, _SHOWN), Image.Resampling.BICUBIC)
-    image.save(stream, "JPEG", quality=85, optimize=True)
-    return "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode("ascii")
+def _shown(square: NDArray[np.uint8]) -> str:
+    return jpeg_uri(square, longest=_SHOWN, quality=85)
 
 
 def page(shown: Shown, preprocess: Preprocess, augment: Augment, settings: Settings) -> Preview:
