@@ -20,8 +20,8 @@ from graftage.errors import OptionError, PictureError, StoreError
 from graftage.measuring import Measured
 from graftage.progress import Journal
 from graftage.report import overlay
+from graftage.report.contents import Beside
 from graftage.report.explained import Case, ExplainedPage, Like, render
-from graftage.report.page import Beside
 from graftage.report.pictures import jpeg_uri, png, png_uri
 from graftage.serve.predict import Explanation, Predictor
 from graftage.settings import read_config

@@ -20,7 +20,7 @@ from graftage.measure.promises import Promises
 from graftage.measure.scores import Scores, majority, score
 from graftage.measure.selection import Trials, bbc, corrected_scores
 from graftage.progress import Journal
-from graftage.report.page import Baseline
+from graftage.report.contents import Baseline
 from graftage.steps import Learnt, Table
 from graftage.tuning import Tuned
 

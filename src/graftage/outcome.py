@@ -19,7 +19,8 @@ from graftage.errors import OptionError, StoreError
 from graftage.measure.scores import Scores, to_json
 from graftage.measuring import Leak, Measured
 from graftage.progress import Journal
-from graftage.report.page import Baseline, render
+from graftage.report.contents import Baseline
+from graftage.report.page import render
 from graftage.serve.bundle import MODEL as MODEL
 from graftage.serve.bundle import Bundle, save
 from graftage.settings import Settings

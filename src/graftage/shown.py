@@ -12,7 +12,7 @@ from graftage.data.sources import read
 from graftage.errors import PictureError
 from graftage.looking import limits_of
 from graftage.measuring import Measured
-from graftage.report.page import Beside, Shot
+from graftage.report.contents import Beside, Shot
 from graftage.report.pictures import jpeg_uri
 from graftage.report.scatter import Dot
 from graftage.settings import Settings

@@ -17,7 +17,7 @@ from graftage.measure.calibration import reliability
 from graftage.measure.curve import Curve
 from graftage.measure.shortcuts import Shortcut
 from graftage.measuring import Measured
-from graftage.report.page import Baseline, Beside, Left, Report
+from graftage.report.contents import Baseline, Beside, Left, Report
 from graftage.serve.bundle import Bundle
 from graftage.settings import Settings
 from graftage.tuning import Adapted
