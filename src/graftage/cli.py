@@ -181,7 +181,7 @@ def _add_evaluate(commands: "Commands") -> None:
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
-    from graftage.pipeline import evaluate
+    from graftage.asking import evaluate
 
     with _terminal() as terminal:
         found = evaluate(
@@ -218,7 +218,7 @@ def _add_compare(commands: "Commands") -> None:
 
 
 def _compare(arguments: argparse.Namespace) -> int:
-    from graftage.pipeline import compare
+    from graftage.asking import compare
 
     with _terminal() as terminal:
         found = compare(
@@ -263,7 +263,7 @@ def _add_curve(commands: "Commands") -> None:
 
 
 def _curve(arguments: argparse.Namespace) -> int:
-    from graftage.pipeline import curve
+    from graftage.surveying import curve
 
     given = given_flags(arguments, ("metric", "budget", "epochs", *CURVED))
     with _terminal() as terminal:
@@ -305,7 +305,7 @@ def _add_rank(commands: "Commands") -> None:
 
 
 def _rank(arguments: argparse.Namespace) -> int:
-    from graftage.pipeline import rank
+    from graftage.surveying import rank
 
     own = ("candidates", "max_latency", "max_size", "scores", "output")
     given = {**given_flags(arguments, RANKED), **{name: getattr(arguments, name) for name in own}}
@@ -334,7 +334,7 @@ def _add_check(commands: "Commands") -> None:
 
 def _check(arguments: argparse.Namespace) -> int:
     from graftage.checking import free_folder
-    from graftage.pipeline import check
+    from graftage.surveying import check
 
     given = given_flags(arguments, CHECKED)
     with _terminal() as terminal:
@@ -366,7 +366,7 @@ def _add_clean(commands: "Commands") -> None:
 
 
 def _clean(arguments: argparse.Namespace) -> int:
-    from graftage.pipeline import clean
+    from graftage.surveying import clean
 
     given = given_flags(arguments, COLUMNS)
     done = clean(arguments.data, arguments.problems, undo=arguments.undo, dry_run=arguments.dry_run, **given)
@@ -404,7 +404,7 @@ def _add_explain(commands: "Commands") -> None:
 
 
 def _explain(arguments: argparse.Namespace) -> int:
-    from graftage.pipeline import explain
+    from graftage.asking import explain
 
     with _terminal() as terminal:
         made = explain(
@@ -439,7 +439,7 @@ def _add_augment_preview(commands: "Commands") -> None:
 
 
 def _augment_preview(arguments: argparse.Namespace) -> int:
-    from graftage.pipeline import augment_preview
+    from graftage.surveying import augment_preview
 
     given = given_flags(arguments, PREVIEWED)
     with _terminal() as terminal:

@@ -263,6 +263,24 @@ class Settings:
         return cls(**checked)
 
 
+def settings_of(data: str | Path | Settings, options: Mapping[str, object]) -> Settings:
+    """Settings for some pictures, or settings with some options changed; paths become text.
+
+    Raises:
+        OptionError: an unknown option, or one of a kind or value that it cannot have.
+    """
+    plain = {name: str(value) if isinstance(value, Path) else value for name, value in options.items()}
+    known = vars(data) if isinstance(data, Settings) else {"data": str(data)}
+    return Settings.from_mapping({**known, **plain}, source="train")
+
+
+def columns_of(given: Mapping[str, str]) -> Columns:
+    """Columns of a table, by the names of their settings. Raises OptionError for any other name."""
+    if unknown := [name for name in given if name not in COLUMNS]:
+        raise OptionError(f"unknown options {', '.join(unknown)}; columns of a table are {', '.join(COLUMNS)}")
+    return Settings.from_mapping({"data": ".", **given}, source="columns").columns()
+
+
 def read_config(path: Path) -> dict[str, object]:
     """The named values in a TOML file; file names that are no UTF-8 pass. Raises OptionError if it cannot be read."""
     try:
