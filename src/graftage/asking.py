@@ -15,6 +15,7 @@ from graftage.runs import Contender, plain
 from graftage.serve.predict import Explanation, Predictor
 from graftage.settings import Settings, columns_of
 from graftage.versus import Compared
+from graftage.writing import write_json
 
 
 def evaluate(
@@ -113,7 +114,7 @@ def compare(
         pair = examine.against((names[0], one), (names[1], two), found, journal, workers=workers)
     compared = versus.compare(*pair, seed=seed, notes=journal.notes)
     if target is not None:
-        outcome.write_json(compared.to_json(), target)
+        write_json(compared.to_json(), target)
     return compared
 
 

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from graftage.data.catalog import Catalog, Entry
 from graftage.data.checks import Problem, Severity
 from graftage.data.findings import Finding, structural, worst_first
-from graftage.data.listing import title_of
 from graftage.data.quality import Look, Traits, look, oddities
 from graftage.data.sources import read
 from graftage.data.split import folds
@@ -98,16 +97,6 @@ def folder_for(output: str | Path | None, data: str) -> Path | None:
             f"{folder / PROBLEMS} is there already and may hold actions that you have written; take another -o"
         )
     return folder
-
-
-def free_folder(data: str) -> Path:
-    """checks/NAME, or checks/NAME-2, -3, … whichever is not taken."""
-    parent, name = Path("checks"), title_of(data)
-    taken = {path.name for path in parent.iterdir()} if parent.is_dir() else set()
-    number = 1
-    while (candidate := name if number == 1 else f"{name}-{number}") in taken:
-        number += 1
-    return parent / candidate
 
 
 def looks_of(catalog: Catalog, settings: Settings, journal: Journal) -> tuple[Catalog, Looks]:

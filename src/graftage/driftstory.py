@@ -1,6 +1,5 @@
 """What `graftage predict --drift` found, told: a few lines for a person, JSON for a program."""
 
-import json
 import math
 from dataclasses import asdict
 from pathlib import Path
@@ -10,6 +9,7 @@ from graftage.errors import StoreError
 from graftage.measure.drift import Drift, Known
 from graftage.measure.interval import Estimate
 from graftage.serve.bundle import Bundle
+from graftage.writing import json_text, write_text
 
 _SHOWN = 3  # classes whose shares have changed most
 
@@ -76,10 +76,7 @@ def _finite(value: Any) -> Any:
 
 def write(found: Drift, target: Path) -> None:
     """Writes the JSON to a temporary name and renames it. Raises StoreError."""
-    text = json.dumps(to_json(found), ensure_ascii=False, indent=1, allow_nan=False)
-    temporary = target.with_name(f"{target.name}.part")
     try:
-        temporary.write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
-        temporary.replace(target)
+        write_text(json_text(to_json(found)), target)
     except OSError as error:
         raise StoreError(f"{target}: cannot be written ({error.strerror}): choose another place") from error

@@ -2,7 +2,6 @@
 
 import hashlib
 import math
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from graftage.data.catalog import Catalog
 from graftage.data.decode import decode
 from graftage.data.listing import table_of
 from graftage.data.sources import read, unlabelled
-from graftage.errors import OptionError, PictureError, StoreError
+from graftage.errors import OptionError, PictureError
 from graftage.measuring import Measured
 from graftage.progress import Journal
 from graftage.report import overlay
@@ -25,6 +24,7 @@ from graftage.report.explained import Case, ExplainedPage, Like, render
 from graftage.report.pictures import jpeg_uri, png, png_uri
 from graftage.serve.predict import Explanation, Predictor
 from graftage.settings import read_config
+from graftage.writing import unwritable, write_bytes
 
 LARGEST = 200  # pictures on a page: some 15 MB
 MISTAKES = 12  # of the report that get a heat map, as far as the time goes
@@ -205,10 +205,10 @@ def write(whole: ExplainedPage, found: Sequence[Explanation], place: Place) -> N
             for name, picture in zip(_names(found), found, strict=True):
                 if picture.heat is not None and picture.pixels is not None:
                     drawn = overlay.over(picture.pixels, picture.heat.picture)
-                    _write(png(drawn), place.folder / name)
-        _write(render(whole).encode(), place.page)
+                    write_bytes(png(drawn), place.folder / name)
+        write_bytes(render(whole).encode(), place.page)
     except OSError as error:
-        raise StoreError(f"{place.page}: cannot be written ({error.strerror}); take another -o") from error
+        raise unwritable(place.page, error) from error
 
 
 def _names(found: Sequence[Explanation]) -> list[str]:
@@ -222,15 +222,6 @@ def _names(found: Sequence[Explanation]) -> list[str]:
         taken.add(name.lower())
         names.append(name)
     return names
-
-
-def _write(data: bytes, path: Path) -> None:
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        partial.write_bytes(data)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def mistakes(

@@ -1,9 +1,8 @@
 """What a run leaves: every file under its name, written to a temporary place and renamed."""
 
-import json
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,6 +25,7 @@ from graftage.serve.bundle import Bundle, save
 from graftage.settings import Settings
 from graftage.story import Outcome
 from graftage.versus import Compared
+from graftage.writing import free_folder, json_text, unwritable, write_json, write_text
 
 REPORT, METRICS, PREDICTIONS = "report.html", "metrics.json", "predictions.csv"
 LEDGER, PROBLEMS, CONFIG, LOG = "ledger.csv", "problems.csv", "config.toml", "log.jsonl"
@@ -60,7 +60,7 @@ def run_folder(settings: Settings) -> Iterator[tuple[Path, Path]]:
         OptionError: the folder exists and is not to be replaced, or lies among the pictures.
         StoreError: it cannot be written.
     """
-    final = Path(settings.output) if settings.output else _free(Path("runs"), title_of(settings.data))
+    final = Path(settings.output) if settings.output else free_folder(Path("runs"), title_of(settings.data))
     if world.rank():  # only process 0 leaves a run
         with tempfile.TemporaryDirectory() as nowhere:
             yield Path(nowhere), final
@@ -110,15 +110,6 @@ def _temporary(final: Path) -> Path:
     return temporary
 
 
-def _free(parent: Path, name: str) -> Path:
-    """parent/name, or parent/name-2, -3, … whichever is not taken."""
-    taken = {path.name for path in parent.iterdir()} if parent.is_dir() else set()
-    number = 1
-    while (candidate := name if number == 1 else f"{name}-{number}") in taken:
-        number += 1
-    return parent / candidate
-
-
 def _appear(temporary: Path, final: Path, *, overwrite: bool) -> None:
     if final.exists() and not overwrite:
         raise OptionError(f"{final} was made by someone else meanwhile; the same command with another -o is quick now")
@@ -155,14 +146,13 @@ def write(folder: Path, final: Path, outcome: Outcome, journal: Journal) -> tupl
             write_ledger(_with_groups(outcome), folder / LEDGER)
             write_problems(outcome.problems, folder / PROBLEMS)
             _write_predictions(measured, catalog, folder / PREDICTIONS)
-            _write_text(folder / METRICS, metrics(outcome))
-            _write_text(
-                folder / CONFIG, replace(outcome.settings, output=str(final)).to_toml(), errors="surrogateescape"
-            )
+            write_text(metrics(outcome), folder / METRICS)
+            config = replace(outcome.settings, output=str(final)).to_toml()
+            write_text(config, folder / CONFIG, errors="surrogateescape")
         with journal.stage("report"):
             outcome = replace(outcome, timing=journal.timing, notes=tuple(journal.notes))
             page = replace(story.report(outcome, size=(folder / MODEL).stat().st_size), card=card(outcome))
-            _write_text(folder / REPORT, render(page))
+            write_text(render(page), folder / REPORT)
     except OSError as error:
         raise StoreError(
             f"{final}: cannot be written ({error.strerror}); free some space or take another -o"
@@ -212,10 +202,10 @@ def write_evaluation(
             folder.mkdir(parents=True, exist_ok=True)
             write_ledger(_with_groups(found), folder / LEDGER)
             _write_predictions(measured, catalog, folder / PREDICTIONS)
-            _write_text(folder / METRICS, metrics(found))
-            _write_text(folder / REPORT, render(story.report(found, size=0)))
+            write_text(metrics(found), folder / METRICS)
+            write_text(render(story.report(found, size=0)), folder / REPORT)
         except OSError as error:
-            raise StoreError(f"{folder}: cannot be written ({error.strerror}); take another -o") from error
+            raise unwritable(folder, error) from error
         lines = (*lines, f"report              {folder / REPORT}")
     return Evaluated(s, lines, tuple(journal.notes), folder)
 
@@ -235,15 +225,6 @@ def comparison_file(output: str | Path | None) -> Path | None:
     if path.suffix.lower() != ".json" or path.name in FILES or path.is_dir():
         raise OptionError(f"{path} is no name for a comparison; name a file of its own with -o, such as {COMPARISON}")
     return path
-
-
-def write_json(record: Mapping[str, Any], path: Path) -> None:
-    """Writes a record as a JSON file that appears whole. Raises StoreError if it cannot be written."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _write_text(path, json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
-    except OSError as error:
-        raise StoreError(f"{path}: cannot be written ({error.strerror}); take another -o") from error
 
 
 def metrics(outcome: Outcome) -> str:
@@ -270,7 +251,7 @@ def metrics(outcome: Outcome) -> str:
         "suspected_groups": [each.to_json() for each in outcome.suspected],
         "shortcuts": [each.to_json() for each in outcome.shortcuts],
     }
-    return json.dumps(whole, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    return json_text(whole)
 
 
 def _leak_json(leak: Leak) -> dict[str, Any]:
@@ -312,9 +293,3 @@ def _write_predictions(measured: Measured, catalog: Catalog, path: Path) -> None
     decided = ("prediction_set", "abstained", "unlike_p", "unlike")
     columns = ("id", "label", "predicted", "probability", "runner_up", *decided, *(f"p:{c}" for c in catalog.classes))
     write_csv(path, columns, story.prediction_rows(measured, catalog))
-
-
-def _write_text(path: Path, text: str, *, errors: str = "backslashreplace") -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8", errors=errors, newline="\n")
-    temporary.replace(path)

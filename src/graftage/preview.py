@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,12 +13,12 @@ from numpy.typing import NDArray
 from graftage.data.decode import decode
 from graftage.data.listing import title_of
 from graftage.data.sources import Source, Sources, read
-from graftage.errors import DataError, OptionError, PictureError, StoreError
+from graftage.errors import DataError, OptionError, PictureError
 from graftage.features.preprocess import FITS, Fit, Preprocess
 from graftage.learn.augment import KINDS, Augment, augmented
 from graftage.looking import limits_of, network_of
 from graftage.report.pictures import jpeg_uri
-from graftage.report.preview import Preview, Strip, render
+from graftage.report.preview import Preview, Strip
 from graftage.settings import Settings
 
 VIEWS = 7  # augmented views of each picture
@@ -55,16 +54,6 @@ def augment_of(settings: Settings) -> Augment:
         vflip=usual.vflip if settings.vflip is None else settings.vflip,
         erase=usual.erase if settings.reprob is None else settings.reprob,
     )
-
-
-def page_file(output: str | Path, data: str | Path) -> Path:
-    """The file that the page is written to. Raises OptionError where it would lie among the pictures."""
-    path = Path(output)
-    if path.is_dir():
-        raise OptionError(f"{path} is a folder; name a file with -o, such as {path / 'augment-preview.html'}")
-    if path.resolve().is_relative_to(Path(data).resolve()):
-        raise OptionError(f"{path} would lie among the pictures of {data}; name a file elsewhere with -o")
-    return path
 
 
 def require_count(count: int) -> None:
@@ -196,17 +185,3 @@ def options_in_use(preprocess: Preprocess, augment: Augment, settings: Settings)
 
 def _percent(share: float) -> str:
     return f"{100 * share:g} %"
-
-
-def write(page: Preview, path: Path) -> None:
-    """Writes the page as HTML under a temporary name and renames it. Raises StoreError if it cannot be written."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            partial.write_text(render(page), encoding="utf-8", newline="\n")
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
-    except OSError as error:
-        raise StoreError(f"{path}: cannot be written ({error.strerror}); take another -o") from error

@@ -36,7 +36,11 @@ from graftage.ground import ground_pictures
 from graftage.growth import Curved
 from graftage.progress import Journal, Silent, Watcher
 from graftage.rankstory import Ranked
+from graftage.report import curve as curve_page
+from graftage.report import preview as preview_page
+from graftage.report import rank as rank_page
 from graftage.settings import columns_of, settings_of
+from graftage.writing import page_file, write_page
 
 
 def check(
@@ -133,7 +137,7 @@ def augment_preview(
     Raises:
         GraftageError: something that the user can mend.
     """
-    settings, path = settings_of(data, options), preview.page_file(output, data)
+    settings, path = settings_of(data, options), page_file(output, data, usual="augment-preview.html", beside=False)
     preview.require_count(count)
     journal = Journal(watcher or Silent())
     with journal.stage("choose pictures and augment them"):
@@ -142,7 +146,7 @@ def augment_preview(
         shown = preview.choose(labelled(Path(settings.data), settings.columns()), show, count=count, seed=settings.seed)
     for note in shown.notes:
         journal.note(note)
-    preview.write(preview.page(shown, preprocess, augment, settings), path)
+    write_page(preview_page.render(preview.page(shown, preprocess, augment, settings)), path)
     return Previewed(path, (f"{shown.said}, {preview.VIEWS} views of each; {path}",), shown.notes)
 
 
@@ -175,7 +179,7 @@ def curve(
         GraftageError: something that the user can mend.
     """
     metric = growth.metric_of(str(options.get("metric", "accuracy")))
-    settings, path = settings_of(data, {**options, "metric": metric}), growth.page_file(output, data)
+    settings, path = settings_of(data, {**options, "metric": metric}), page_file(output, data, usual="curve.html")
     growth.require_target(target)
     growth.require_against(against, settings.budget, settings.epochs)
     journal = Journal(watcher or Silent())
@@ -202,7 +206,7 @@ def curve(
         record |= {"against_scratch": worthstory.to_json(scratch)}
     notes, title = tuple(journal.notes), title_of(settings.data)
     page = growth.page(found, table.classes, title=title, backbone=settings.backbone, fit=fit, notes=notes, rival=rival)
-    growth.write(page, {**record, "notes": notes}, path)
+    write_page(curve_page.render(page), path, record={**record, "notes": notes})
     return Curved(found, table.classes, path, summary, notes, worth)
 
 
@@ -240,7 +244,7 @@ def rank(
         GraftageError: something that the user can mend.
     """
     started = time.monotonic()
-    settings, path = settings_of(data, {**options, "backbone": DEFAULT}), rankstory.page_file(output, data)
+    settings, path = settings_of(data, {**options, "backbone": DEFAULT}), page_file(output, data, usual="rank.html")
     bounds = Bounds.of(max_latency, max_size)
     journal = Journal(watcher or Silent())
     catalog = looking.look_at_files(settings, journal)
@@ -255,6 +259,6 @@ def rank(
     title = title_of(settings.data)
     page = rankstory.page(rows, said, found, title=title, n=n, notes=notes)
     record = {"pictures": n, "rounds": found.raced.rounds, "recommendation": said, "networks": rows, "notes": notes}
-    rankstory.write(page, record, path)
+    write_page(rank_page.render(page), path, record=record)
     lines = rankstory.summary(rows, said, n, path)
     return Ranked(found.chosen.spec, found.chosen.fit, rows, said, path, lines, notes)

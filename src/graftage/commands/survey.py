@@ -6,6 +6,7 @@ from pathlib import Path
 from graftage import zoolist
 from graftage.commands.naming import LABELLED
 from graftage.commands.saying import Commands, add_command, say
+from graftage.data.listing import title_of
 from graftage.flags import CHECKED, CURVED, RANKED, add_flags, given_flags
 from graftage.settings import COLUMNS
 
@@ -29,13 +30,14 @@ def add_check(commands: Commands) -> None:
 
 
 def _check(arguments: argparse.Namespace) -> int:
-    from graftage.checking import free_folder
     from graftage.surveying import check
     from graftage.terminal import Terminal
+    from graftage.writing import free_folder
 
     given = given_flags(arguments, CHECKED)
+    output = arguments.output or free_folder(Path("checks"), title_of(arguments.data))
     with Terminal() as terminal:
-        found = check(arguments.data, output=arguments.output or free_folder(arguments.data), watcher=terminal, **given)
+        found = check(arguments.data, output=output, watcher=terminal, **given)
     say(*found.summary)
     return 3 if found.serious else 0
 
