@@ -47,7 +47,6 @@ class Asked:
         rows: int64 (n,) catalog indices: usable pictures of classes that have two or more independent ones.
         suspects: of their labels.
         shortcuts: the best first.
-        accuracy: of the content's classifier on pictures held out, with its base: the most frequent class.
         classes: the names that `suspects` speaks of.
     """
 
@@ -233,7 +232,16 @@ def _learnable(labels: Ints, groups: Ints) -> Ints:
 def findings(
     catalog: Catalog, groups: Ints, looks: Looks, asked: Asked | None, rows: Ints, distance: Floats
 ) -> tuple[Finding, ...]:
-    """Everything in one list, worst first."""
+    """Everything in one list, worst first.
+
+    Args:
+        catalog: every file looked at.
+        groups: int64, over all entries: copies of one picture.
+        looks: usable pictures as photographs, by catalog index.
+        asked: what pictures held out say; None where nothing could be learnt.
+        rows: int64 (n,) catalog indices of the usable pictures.
+        distance: float64 (n,) of each to its neighbours, inf where it has none.
+    """
     return worst_first(
         [
             *structural(catalog, groups),

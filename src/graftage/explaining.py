@@ -93,7 +93,11 @@ def explained(
 
 
 def training_folder(predictor: Predictor, photos: str | Path | None) -> Path | None:
-    """The folder given, else the one that the run beside the model file learnt from, if it is still there."""
+    """The folder given, else the one that the run beside the model file learnt from, if it is still there.
+
+    Raises:
+        OptionError: the folder given is none.
+    """
     if photos is not None:
         if not _folder(Path(photos)).is_dir():
             raise OptionError(f"{photos} is no folder; name the one that the model learnt from with --photos")

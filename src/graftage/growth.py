@@ -107,7 +107,13 @@ def curve_of(
 
 
 def beside_training(X: NDArray[np.float32], y: Ints, groups: Ints, *, seed: int, journal: Journal) -> Curve | None:
-    """The curve for the report of a training run, from fewer refits; None where it takes too long, or cannot be."""
+    """The curve for the report of a training run, from fewer refits; None where it takes too long, or cannot be.
+
+    Args:
+        X: float32 (n, D) frozen features; y: int64 (n,) classes; groups: int64 (n,) what belongs together.
+        seed: of the parts and the bootstrap.
+        journal: told how it goes on.
+    """
     sizes = curve_sizes(len(y), int(y.max()) + 1)
     if len(y) > _BESIDE or len(sizes) < FEWEST_SIZES or len(np.unique(groups)) < _FEWEST:
         return None
@@ -122,7 +128,7 @@ def section(curve: Curve | None) -> tuple[Fan, str] | None:
 
 
 def few_notes(y: Ints, classes: tuple[str, ...]) -> tuple[str, ...]:
-    """What must be said of classes that are too small to tell anything of."""
+    """What must be said of classes that are too small to tell anything of; y is int64 (n,)."""
     counts = np.bincount(y, minlength=len(classes))
     few = [f"{classes[k]} ({counts[k]})" for k in np.flatnonzero(counts < FEWEST_OF_CLASS)]
     if not few:

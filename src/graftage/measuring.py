@@ -106,7 +106,17 @@ def measure(
     tuned: Tuned | None = None,
     T: NDArray[np.float32] | None = None,
 ) -> Measured:
-    """What is shipped is worth: on the test pictures if there are any, else by its held-out logits."""
+    """What the model that ships is worth: on the test pictures if there are any, else by its held-out logits.
+
+    Args:
+        table: features and labels.
+        learnt: the head on frozen features, with its held-out logits.
+        others: trials with what was not taken; the correction for selection knows of them.
+        seed: of every bootstrap.
+        journal: told how it goes on.
+        tuned: the network that ships instead of the head.
+        T: float32 (t, D) its features of the test pictures.
+    """
     with journal.stage("measure"):
         if len(table.test):
             return _on_test(table, learnt, seed, tuned=tuned, T=T)

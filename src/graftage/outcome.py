@@ -138,7 +138,11 @@ def _aside(final: Path) -> Iterator[None]:
 
 
 def write(folder: Path, final: Path, outcome: Outcome, journal: Journal) -> tuple[str, ...]:
-    """Writes all files of a run into `folder`; returns the summary, which speaks of `final`."""
+    """Writes all files of a run into `folder`; returns the summary, which speaks of `final`.
+
+    Raises:
+        StoreError: something cannot be written.
+    """
     catalog, measured = outcome.catalog, outcome.measured
     try:
         with journal.stage("write"):

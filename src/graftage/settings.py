@@ -190,7 +190,7 @@ class Settings:
         self.grouping()
 
     def seconds(self) -> float | None:
-        """The budget in seconds, None if there is none."""
+        """The budget in seconds, None if there is none. Raises OptionError where it is no time."""
         if not self.budget:
             return None
         number, unit = self.budget.rstrip("smh"), self.budget[len(self.budget.rstrip("smh")) :]
@@ -203,7 +203,7 @@ class Settings:
         return seconds
 
     def test_share(self) -> float | None:
-        """Share to lock away: None for "auto", 0 for "none"."""
+        """Share to lock away: None for "auto", 0 for "none". Raises OptionError where it is neither, nor a share."""
         if self.test in ("auto", "none"):
             return None if self.test == "auto" else 0.0
         try:
@@ -215,7 +215,7 @@ class Settings:
         return share
 
     def fold_plan(self) -> tuple[int, int] | None:
-        """(folds, repeats), or None for "auto"."""
+        """(folds, repeats), or None for "auto". Raises OptionError where it is neither."""
         if self.folds == "auto":
             return None
         k, _, r = self.folds.partition("x")
@@ -227,7 +227,7 @@ class Settings:
         return plan
 
     def grouping(self) -> re.Pattern[str] | None:
-        """The pattern of `group_by`, None if there is none."""
+        """The pattern of `group_by`, None if there is none. Raises OptionError where it is no regular expression."""
         try:
             return re.compile(self.group_by) if self.group_by else None
         except re.error as error:

@@ -73,7 +73,11 @@ class States:
             raise self._full(error) from error
 
     def load(self, name: str) -> "State | None":
-        """The state of one training, or None if it has not begun; `facts["done"]` says whether it has ended."""
+        """The state of one training, or None if it has not begun; `facts["done"]` says whether it has ended.
+
+        Raises:
+            StoreError: it cannot be read.
+        """
         from graftage.learn.tune import State
 
         path = self.folder / f"{name}.safetensors"

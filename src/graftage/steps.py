@@ -43,6 +43,7 @@ class Table:
         X: float32 (n, D); T: float32 (t, D).
         y: int64 (n,); z: int64 (t,).
         groups: int64 (n,); test_groups: int64 (t,).
+        classes: K names, in the order of the labels.
         kind: how the test pictures were set apart.
         leaked: bool (t,) test pictures that are also learnt from: in no score but the one that shows what they do.
     """
@@ -130,7 +131,19 @@ def learn(table: Table, fit: Fit, split: Partition, seed: int, journal: Journal)
 def adapt(
     looked: Looked, catalog: Catalog, table: Table, learnt: Learnt, final: Path, started: float
 ) -> tuple[Adapted, tuple[Forward, NDArray[np.float32]] | None]:
-    """The recipe carried out; where a tuned network ships, also its engine and its features of the test pictures."""
+    """The recipe carried out.
+
+    Args:
+        looked: the network, frozen.
+        catalog: the pictures' files.
+        table: features and labels.
+        learnt: the head that a tuned network must beat.
+        final: folder of the run; the states of trainings are kept beside it.
+        started: when the run began, on `time.monotonic`.
+
+    Returns:
+        What came of it; where a tuned network ships, also its engine and its features of the test pictures (t, D).
+    """
     states = States(folder_of(final))
     settings = looked.settings
     pictures = ground_pictures(catalog, table.train, looked.backbone, learnt.fit, settings)

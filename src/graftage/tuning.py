@@ -90,7 +90,11 @@ class Adapted:
 
 
 def adapt(ground: Ground, states: States) -> Adapted:
-    """Carries out the recipe asked for, and says why it ships what it ships."""
+    """Carries out the recipe asked for, and says why it ships what it ships.
+
+    Raises:
+        OptionError: the recipe cannot tune this network: several together, several layers, or one of Keras.
+    """
     name = ground.settings.recipe
     if name == "linear":
         return Adapted("linear", "the head alone was asked for", None, {})
