@@ -8,6 +8,7 @@ from typing import Any
 from graftage.errors import StoreError
 from graftage.measure.drift import Drift, Known
 from graftage.measure.interval import Estimate
+from graftage.serve.about import plain
 from graftage.serve.bundle import Bundle
 from graftage.writing import json_text, write_text
 
@@ -62,16 +63,7 @@ def _unlike(found: Drift) -> str:
 def to_json(found: Drift) -> dict[str, Any]:
     """All of it; what could not be measured is null."""
     shares = [{"class": name, "share": share, "trained": before} for name, share, before in found.shares]
-    values = {**asdict(found), "shares": shares}
-    return {name: _finite(value) for name, value in values.items()}
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _finite(each) for name, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(each) for each in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    return {name: plain(value) for name, value in {**asdict(found), "shares": shares}.items()}
 
 
 def write(found: Drift, target: Path) -> None:
