@@ -109,7 +109,7 @@ def test_a_rooms_init_is_a_docstring(name: str) -> None:
 
 
 def test_light_rooms_load_no_network_library() -> None:
-    tuning = {f"graftage.learn.{name}" for name in ("faster", "network", "tune")}  # PyTorch's own work
+    tuning = {f"graftage.learn.{name}" for name in ("faster", "network", "task", "tune")}  # PyTorch's own work
     light = [name for name in FILES if room(name) in ("data", "learn", "measure", "report") and name not in tuning]
     code = f"import importlib, sys, graftage; [importlib.import_module(n) for n in {light}]; print(*sys.modules)"
     loaded = set(in_fresh_interpreter(code).split())

@@ -14,7 +14,7 @@ from graftage import world
 from graftage.errors import OptionError, StoreError
 
 if TYPE_CHECKING:
-    from graftage.learn.tune import State
+    from graftage.learn.task import State
 
 _PLAN = "plan.json"
 
@@ -78,7 +78,7 @@ class States:
         Raises:
             StoreError: it cannot be read.
         """
-        from graftage.learn.tune import State
+        from graftage.learn.task import State
 
         path = self.folder / f"{name}.safetensors"
         if not path.exists():

@@ -22,7 +22,8 @@ from graftage.tracking import Tracker
 if TYPE_CHECKING:
     from graftage.features.views import View
     from graftage.learn.network import Network
-    from graftage.learn.tune import Batches, Epoch, Task, Training
+    from graftage.learn.task import Batches, Epoch, Task
+    from graftage.learn.tune import Training
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -122,11 +123,11 @@ def make_task(ground: Ground, ready: Ready, batches: Any, train: Ints, held: Int
     Args:
         ground: what all trainings stand on.
         ready: the recipe, and the network taken apart for it.
-        batches: gives the inputs of rows, see `learn.tune.Batches`.
+        batches: gives the inputs of rows, see `learn.task.Batches`.
         train: int64 (m,) rows learnt from; held: int64 (h,) rows that it is judged on.
         name: "cost" starts from a fresh head, to be timed and thrown away.
     """
-    from graftage.learn.tune import Task, World
+    from graftage.learn.task import Task, World
 
     device = training_device(ground.settings)
     return Task(

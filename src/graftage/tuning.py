@@ -32,7 +32,7 @@ from graftage.training import inputs_of, make_task, run_task, starting_network
 
 if TYPE_CHECKING:
     from graftage.learn.network import Network
-    from graftage.learn.tune import Epoch
+    from graftage.learn.task import Epoch
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
