@@ -20,7 +20,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from graftage import looking, parting, steps
+from graftage import choosing, looking, measuring, parting, steps
 from graftage.data.catalog import Catalog
 from graftage.data.grouping import groups_of
 from graftage.learn import defaults
@@ -94,10 +94,10 @@ def draw(opened: Opened, n: int, seed: int, duplicates: float) -> Draw:
     looked = replace(opened.looked, settings=replace(opened.looked.settings, seed=seed))
     usual = defaults.plan(n)
     split = parting.Partition(np.concatenate([own, copies]), own[:0], "cross-validation", usual.folds, usual.repeats)
-    catalog, fit, others = steps.choose_fit(looked, catalog, split)
+    catalog, fit, others = choosing.choose_fit(looked, catalog, split)
     catalog, table = steps.tabulate(looked, catalog, split, fit)
     learnt = steps.learn(table, fit, split, seed, looked.journal)
-    said = steps.measure(table, learnt, others, seed, looked.journal).scores.accuracy
+    said = measuring.measure(table, learnt, others, seed, looked.journal).scores.accuracy
     _, rest, (X,) = looked.features(catalog, rest, [fit])
     p = softmax(learnt.head.logits(X) / learnt.trial.temperature)
     truth = float((p.argmax(axis=1) == catalog.labels()[rest]).mean())

@@ -22,6 +22,7 @@ from torch import nn
 from graftage.learn import faster, tune
 from graftage.learn.defaults import recipe
 from graftage.learn.network import Network, family_of, fresh_head
+from graftage.learn.task import Task
 from graftage.training import precision_on
 from saved import machine
 
@@ -93,7 +94,7 @@ def ours(args: argparse.Namespace, device: str, amp: str, without: str) -> float
             return
 
     rows = np.arange(args.batch)
-    task = tune.Task(model, Same(), labels.numpy(), CLASSES, rows, rows[:0], hyper, (), 0, device=device, amp=amp)
+    task = Task(model, Same(), labels.numpy(), CLASSES, rows, rows[:0], hyper, (), 0, device=device, amp=amp)
     task = tune.replace(task, compiled=without == "eager")
     training = tune.Training(tune.replace(task, recipe=tune.replace(hyper, epochs=10_000, batch_size=args.batch)))
     steps = training.run()

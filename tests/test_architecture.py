@@ -12,7 +12,8 @@ import graftage
 
 TOP = Path(graftage.__file__).parent
 ROOMS = ["data", "features", "learn", "measure", "report", "serve", "fleet"]
-KNOW_PIPELINE = {"graftage", "graftage.cli", "graftage.demo", "graftage.sklearn"}
+VERBS = {"graftage.pipeline", "graftage.surveying", "graftage.asking"}
+EDGES = {"graftage", "graftage.demo", "graftage.sklearn"}  # and the commands
 HEAVY = {"torch", "timm", "openvino"}
 
 
@@ -68,16 +69,30 @@ def test_errors_import_nothing() -> None:
     assert IMPORTS["graftage.errors"] == set()
 
 
-def test_only_the_edges_know_the_pipeline() -> None:
-    assert {name for name, known in IMPORTS.items() if "graftage.pipeline" in known} <= KNOW_PIPELINE
+def knowing(some: set[str]) -> set[str]:
+    """Who imports any of these modules."""
+    return {name for name, known in IMPORTS.items() if known & some}
 
 
-def test_only_the_pipeline_knows_all_rooms() -> None:
-    everywhere = {name for name, known in IMPORTS.items() if {room(m) for m in known} >= set(ROOMS)}
-    assert everywhere <= {"graftage.steps"}  # the pipeline's own steps: nobody else calls them
-    assert {name for name, known in IMPORTS.items() if "graftage.steps" in known} == {
+def test_only_the_edges_know_the_verbs() -> None:
+    assert {name for name in knowing(VERBS) if not name.startswith("graftage.commands.")} == EDGES
+
+
+def test_only_the_command_line_knows_the_commands() -> None:
+    commands = {name for name in FILES if name.startswith("graftage.commands.")}
+    assert {name for name in knowing(commands) if name not in commands} == {"graftage.cli"}
+
+
+def test_only_the_pipeline_and_its_steps_know_the_way_from_pictures_to_a_model_file() -> None:
+    way = {"data", "features", "learn", "measure", "serve"}
+    top = {name: known for name, known in IMPORTS.items() if not room(name)}
+    everywhere = {name for name, known in top.items() if {room(m) for m in known} >= way}
+    assert everywhere == {"graftage.pipeline", "graftage.steps"}
+    assert knowing({"graftage.steps"}) == {
         "graftage.pipeline",
-        "graftage.deciding",  # a step that fills a file
+        "graftage.surveying",  # a curve goes part of the way
+        "graftage.measuring",  # steps that fill a file
+        "graftage.deciding",
     }
 
 
@@ -94,7 +109,7 @@ def test_a_rooms_init_is_a_docstring(name: str) -> None:
 
 
 def test_light_rooms_load_no_network_library() -> None:
-    tuning = {f"graftage.learn.{name}" for name in ("faster", "network", "tune")}  # PyTorch's own work
+    tuning = {f"graftage.learn.{name}" for name in ("faster", "network", "task", "tune")}  # PyTorch's own work
     light = [name for name in FILES if room(name) in ("data", "learn", "measure", "report") and name not in tuning]
     code = f"import importlib, sys, graftage; [importlib.import_module(n) for n in {light}]; print(*sys.modules)"
     loaded = set(in_fresh_interpreter(code).split())

@@ -23,7 +23,8 @@ from graftage.learn.network import (
     normalisations,
     to_arrays,
 )
-from graftage.learn.tune import Diverged, Task, Training, balanced_chances, row_weights, schedule
+from graftage.learn.task import Task
+from graftage.learn.tune import Diverged, Training, balanced_chances, row_weights, schedule
 
 SIZE, CLASSES, N = 64, 3, 24
 Y = np.arange(N) % CLASSES

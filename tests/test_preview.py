@@ -14,9 +14,9 @@ from graftage import preview
 from graftage.data.sources import labelled
 from graftage.errors import DataError, OptionError, PictureError
 from graftage.learn.augment import Augment
-from graftage.pipeline import augment_preview
 from graftage.report.preview import Preview, Strip, render
 from graftage.settings import Settings
+from graftage.surveying import augment_preview
 
 DOT = "data:image/png;base64,iVBORw0KGgo="
 

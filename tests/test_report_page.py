@@ -15,7 +15,9 @@ from graftage.measure.decide import risk_coverage
 from graftage.measure.interval import Estimate
 from graftage.measure.scores import Scores, score
 from graftage.report import markup
-from graftage.report.page import GALLERY, Baseline, Left, Promised, Report, Shot, render
+from graftage.report.contents import Baseline, Left, Promised, Report, Shot
+from graftage.report.mistakes import GALLERY
+from graftage.report.page import render
 from graftage.report.scatter import Dot
 
 VOID = {"meta", "link", "br", "img", "hr", "input"}

@@ -17,10 +17,10 @@ import httpx2
 import pytest
 
 import graftage as gr
-from graftage import serving
+from graftage.commands import serve as serving
+from graftage.commands.serve import names_of, rules_for
 from graftage.serve.guard import Rules
 from graftage.serve.predict import load
-from graftage.serving import names_of, rules_for
 from photos import graftage
 
 KEY = "0123456789abcdef"

@@ -7,7 +7,7 @@ import pytest
 
 from graftage import states
 from graftage.errors import OptionError, StoreError
-from graftage.learn.tune import State
+from graftage.learn.task import State
 from graftage.states import States, folder_of
 
 FACTS = {"settings": {"seed": 1}, "pictures": ["a", "b"]}

@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from graftage.asking import compare, evaluate, explain
     from graftage.checking import Checked
     from graftage.cleaning import Cleaned
     from graftage.embeddings import Embeddings, embed
@@ -24,12 +25,14 @@ if TYPE_CHECKING:
     from graftage.growth import Curved
     from graftage.measure.interval import Estimate
     from graftage.measure.scores import Scores
-    from graftage.pipeline import Run, check, clean, compare, curve, evaluate, explain, rank, train
+    from graftage.pipeline import train
     from graftage.rankstory import Ranked
+    from graftage.runs import Run
     from graftage.serve.export import Exported
     from graftage.serve.predict import Explanation, Prediction, Predictor, load
     from graftage.settings import Settings
     from graftage.sklearn import GraftClassifier
+    from graftage.surveying import check, clean, curve, rank
     from graftage.versus import Compared
 
 __version__ = "0.1.0"
@@ -54,20 +57,20 @@ _HOME = {
     "Prediction": "graftage.serve.predict",
     "Predictor": "graftage.serve.predict",
     "Ranked": "graftage.rankstory",
-    "Run": "graftage.pipeline",
+    "Run": "graftage.runs",
     "Scores": "graftage.measure.scores",
     "Settings": "graftage.settings",
     "StoreError": "graftage.errors",
-    "check": "graftage.pipeline",
-    "clean": "graftage.pipeline",
-    "compare": "graftage.pipeline",
-    "curve": "graftage.pipeline",
+    "check": "graftage.surveying",
+    "clean": "graftage.surveying",
+    "compare": "graftage.asking",
+    "curve": "graftage.surveying",
     "embed": "graftage.embeddings",
-    "evaluate": "graftage.pipeline",
-    "explain": "graftage.pipeline",
+    "evaluate": "graftage.asking",
+    "explain": "graftage.asking",
     "export": "graftage.exporting",
     "load": "graftage.serve.predict",
-    "rank": "graftage.pipeline",
+    "rank": "graftage.surveying",
     "train": "graftage.pipeline",
 }
 

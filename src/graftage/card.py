@@ -4,9 +4,9 @@ After Mitchell et al., Model Cards for Model Reporting, 2019.
 """
 
 from graftage.measure.scores import ClassScore
+from graftage.serve.about import named
 from graftage.story import Outcome, no_signal
 
-_NAMED = 12  # classes named in a sentence
 _WEAK = 0.7  # recall whose interval ends below it is a weak class
 
 
@@ -24,7 +24,7 @@ def card(outcome: Outcome) -> tuple[tuple[str, str], ...]:
 def _use(outcome: Outcome) -> str:
     classes = outcome.bundle.classes
     return (
-        f"Names one of {len(classes):,} classes for a picture: {_names(classes)}. It is meant for pictures taken as "
+        f"Names one of {len(classes):,} classes for a picture: {named(classes)}. It is meant for pictures taken as "
         "the ones below were: same kind of object, camera, light and distance."
     )
 
@@ -60,10 +60,10 @@ def _limits(outcome: Outcome) -> list[str]:
     if no_signal(outcome.measured):
         found.append("It is not measurably better than always naming the most frequent class: do not use it.")
     if few := [c.name for c in scores.per_class if not c.measurable]:
-        found.append(f"Held out were fewer than ten pictures of {_names(few)}: how well it knows them is not known.")
+        found.append(f"Held out were fewer than ten pictures of {named(few)}: how well it knows them is not known.")
     if weak := [c for c in scores.per_class if c.measurable and c.recall.high < _WEAK]:
         weak.sort(key=lambda c: c.recall.value)
-        found.append(f"It misses many pictures of {_names([_recall(c) for c in weak])}.")
+        found.append(f"It misses many pictures of {named([_recall(c) for c in weak])}.")
     if duller := outcome.catalog.counts()["repaired"]:
         found.append(f"{duller:,} damaged pictures were used as far as they could be decoded.")
     return found
@@ -80,8 +80,3 @@ def _licences(outcome: Outcome) -> str:
         f"The licence of the pretrained weights is {known} (commercial use: {backbone.commercial_use}). That of "
         "the pictures is yours to know, and goes on counting for what was learnt from them."
     )
-
-
-def _names(names: "tuple[str, ...] | list[str]") -> str:
-    more = f" and {len(names) - _NAMED:,} more" if len(names) > _NAMED else ""
-    return ", ".join(names[:_NAMED]) + more

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from graftage.data.catalog import Catalog, Entry
 from graftage.data.checks import Problem, Severity
 from graftage.data.findings import Finding, structural, worst_first
-from graftage.data.listing import title_of
 from graftage.data.quality import Look, Traits, look, oddities
 from graftage.data.sources import read
 from graftage.data.split import folds
@@ -48,7 +47,6 @@ class Asked:
         rows: int64 (n,) catalog indices: usable pictures of classes that have two or more independent ones.
         suspects: of their labels.
         shortcuts: the best first.
-        accuracy: of the content's classifier on pictures held out, with its base: the most frequent class.
         classes: the names that `suspects` speaks of.
     """
 
@@ -98,16 +96,6 @@ def folder_for(output: str | Path | None, data: str) -> Path | None:
             f"{folder / PROBLEMS} is there already and may hold actions that you have written; take another -o"
         )
     return folder
-
-
-def free_folder(data: str) -> Path:
-    """checks/NAME, or checks/NAME-2, -3, … whichever is not taken."""
-    parent, name = Path("checks"), title_of(data)
-    taken = {path.name for path in parent.iterdir()} if parent.is_dir() else set()
-    number = 1
-    while (candidate := name if number == 1 else f"{name}-{number}") in taken:
-        number += 1
-    return parent / candidate
 
 
 def looks_of(catalog: Catalog, settings: Settings, journal: Journal) -> tuple[Catalog, Looks]:
@@ -244,7 +232,16 @@ def _learnable(labels: Ints, groups: Ints) -> Ints:
 def findings(
     catalog: Catalog, groups: Ints, looks: Looks, asked: Asked | None, rows: Ints, distance: Floats
 ) -> tuple[Finding, ...]:
-    """Everything in one list, worst first."""
+    """Everything in one list, worst first.
+
+    Args:
+        catalog: every file looked at.
+        groups: int64, over all entries: copies of one picture.
+        looks: usable pictures as photographs, by catalog index.
+        asked: what pictures held out say; None where nothing could be learnt.
+        rows: int64 (n,) catalog indices of the usable pictures.
+        distance: float64 (n,) of each to its neighbours, inf where it has none.
+    """
     return worst_first(
         [
             *structural(catalog, groups),

@@ -7,18 +7,18 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
-from graftage import outcome, story
 from graftage.checking import PROBLEMS, Asked, Checked, compared_with, shortcut_rows
 from graftage.data.catalog import Catalog
 from graftage.data.findings import KINDS, Finding, write_findings
 from graftage.data.listing import title_of
-from graftage.errors import StoreError
 from graftage.features.engine import cores
 from graftage.looking import limits_of
 from graftage.progress import Journal
 from graftage.report.check import SHOWN, Card, CheckPage, Group, render
 from graftage.report.clues import ClueRow
 from graftage.settings import Settings
+from graftage.shown import thumbnail
+from graftage.writing import unwritable, write_json, write_text
 
 REPORT, SUMMARY = "report.html", "check.json"
 
@@ -41,18 +41,12 @@ def finished(
             folder.mkdir(parents=True, exist_ok=True)
             with journal.stage("page"):
                 page = render(_page(checked, settings))
-                _write_text(folder / REPORT, page)
+                write_text(page, folder / REPORT)
             write_findings(found, folder / PROBLEMS)
-            outcome.write_json(to_json(checked), folder / SUMMARY)
+            write_json(to_json(checked), folder / SUMMARY)
         except OSError as error:
-            raise StoreError(f"{folder}: cannot be written ({error.strerror}); take another -o") from error
+            raise unwritable(folder, error) from error
     return replace(checked, summary=summary(checked), notes=tuple(journal.notes))
-
-
-def _write_text(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
-    temporary.replace(path)
 
 
 def to_json(checked: Checked) -> dict[str, object]:
@@ -195,7 +189,7 @@ class _Thumbnails:
         some = [entries[name] for name in wanted if entries[name].status != "rejected"][:_THUMBNAILS]
         limits = limits_of(settings)
         with ThreadPoolExecutor(settings.workers or cores()) as pool:
-            made = pool.map(lambda e: story.thumbnail(e.path, limits=limits, repair=settings.repair), some)
+            made = pool.map(lambda e: thumbnail(e.path, limits=limits, repair=settings.repair), some)
             self._images = dict(zip([entry.id for entry in some], made, strict=True))
         self._left = _THUMBNAIL_BYTES
 

@@ -58,7 +58,7 @@ def _step_seconds(ground: Ground, ready: Ready) -> float:
 
 
 def _alone() -> Any:
-    from graftage.learn.tune import World
+    from graftage.learn.task import World
 
     return World()
 

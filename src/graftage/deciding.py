@@ -23,9 +23,9 @@ from graftage.measure.unlike import (
     left_out,
     sample,
 )
+from graftage.measuring import Measured
 from graftage.settings import Settings
 from graftage.steps import Learnt, Table
-from graftage.story import Measured
 from graftage.tuning import Tuned
 
 Ints = NDArray[np.int64]
@@ -151,7 +151,7 @@ def rules(evidence: Evidence, settings: Settings) -> Decisions:
 def with_promises(
     measured: Measured, decisions: Decisions, evidence: Evidence, settings: Settings, T: NDArray[np.float32]
 ) -> Measured:
-    """Scores, and how the promises fared: on the test pictures of features T, or on the out-of-fold answers."""
+    """Scores, and how the promises fared: on the test pictures of features T (t, D), or on the out-of-fold answers."""
     if measured.apart:
         answers = decided(decisions, T, measured.probabilities)
     else:

@@ -1,6 +1,5 @@
 """What `graftage predict --drift` found, told: a few lines for a person, JSON for a program."""
 
-import json
 import math
 from dataclasses import asdict
 from pathlib import Path
@@ -9,7 +8,9 @@ from typing import Any
 from graftage.errors import StoreError
 from graftage.measure.drift import Drift, Known
 from graftage.measure.interval import Estimate
+from graftage.serve.about import plain
 from graftage.serve.bundle import Bundle
+from graftage.writing import json_text, write_text
 
 _SHOWN = 3  # classes whose shares have changed most
 
@@ -62,24 +63,12 @@ def _unlike(found: Drift) -> str:
 def to_json(found: Drift) -> dict[str, Any]:
     """All of it; what could not be measured is null."""
     shares = [{"class": name, "share": share, "trained": before} for name, share, before in found.shares]
-    values = {**asdict(found), "shares": shares}
-    return {name: _finite(value) for name, value in values.items()}
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _finite(each) for name, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(each) for each in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    return {name: plain(value) for name, value in {**asdict(found), "shares": shares}.items()}
 
 
 def write(found: Drift, target: Path) -> None:
     """Writes the JSON to a temporary name and renames it. Raises StoreError."""
-    text = json.dumps(to_json(found), ensure_ascii=False, indent=1, allow_nan=False)
-    temporary = target.with_name(f"{target.name}.part")
     try:
-        temporary.write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
-        temporary.replace(target)
+        write_text(json_text(to_json(found)), target)
     except OSError as error:
         raise StoreError(f"{target}: cannot be written ({error.strerror}): choose another place") from error

@@ -79,7 +79,22 @@ def embed(
 def opened(
     backbone: str, fit: str, options: dict[str, object], watcher: "Watcher | None"
 ) -> "tuple[Embedder, dict[str, object], int]":
-    """The network, what is said of it beside its vectors, and the number of threads asked for. Raises GraftageError."""
+    """The network that embeds, opened.
+
+    Args:
+        backbone: id of a network, or a model file or run whose network it is.
+        fit: how a picture is made square; "" for "squash", or as the model does it.
+        options: fields of `Settings` that decide what the network sees and how it runs.
+        watcher: told how it goes on.
+
+    Returns:
+        The network, what is said of it beside its vectors, and the number of threads asked for.
+
+    Raises:
+        OptionError: an unknown option, or one that a model decides itself.
+        BackboneError: the network cannot be had.
+        BundleError: the model file is damaged.
+    """
     from graftage.looking import limits_of
     from graftage.serve.bundle import is_model
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from graftage import outcome, versus
+from graftage import outcome, remembered, versus
 from graftage.data.catalog import Catalog, Entry, printable, scan
 from graftage.data.grouping import groups_of
 from graftage.data.listing import Columns
@@ -146,8 +146,8 @@ def _chosen(
         for i in [i for i in catalog.usable if catalog.entries[i].split != part]:
             catalog = catalog.reject(i, f"not in the {part} {catalog.part}")
     rows = catalog.usable
-    known = frozenset().union(*(outcome.known_digests(learner) for learner in learners))
-    seen = {i: TRAINED_ON for i in rows if outcome.short(catalog.entries[i].digest) in known}
+    known = frozenset().union(*(remembered.known_digests(learner) for learner in learners))
+    seen = {i: TRAINED_ON for i in rows if remembered.short(catalog.entries[i].digest) in known}
     left = [i for i in rows if i not in seen]
     catalog, copies = _copies(catalog, left, predictor, learners, journal, workers)
     seen |= copies
@@ -195,7 +195,7 @@ def _copies(
         place, looks = [rows[i] for i in good], found.looks[good]
         pixels, thumbnails = digests_of(looks), thumbnails_of(looks)
         changed = {i: replace(catalog.entries[i], pixels=p) for i, p in zip(place, pixels, strict=True)}
-        twins = find_twins(thumbnails, exact_groups([outcome.short(p) for p in pixels]), colours=colours_of(looks))
+        twins = find_twins(thumbnails, exact_groups([remembered.short(p) for p in pixels]), colours=colours_of(looks))
         told = np.array([changed[i].group for i in place], dtype=np.int64)  # by a table
         groups = zip(place, merge_groups(twins.groups, told), strict=True)
         catalog = catalog.with_entries({i: replace(changed[i], group=int(group)) for i, group in groups})
@@ -211,11 +211,13 @@ def _known_copies(
         if "thumbnails" in learner.pictures:
             _, like = find_known(small, learner.pictures["thumbnails"].astype(np.uint8))
             seen |= {
-                i: COPY_TRAINED_ON for i, value in zip(rows, like, strict=True) if value >= outcome.known_level(learner)
+                i: COPY_TRAINED_ON
+                for i, value in zip(rows, like, strict=True)
+                if value >= remembered.known_level(learner)
             }
     for learner in learners:
         known = {digest.tobytes().hex() for digest in learner.pictures.get("pixels", np.zeros((0, 8), np.uint8))}
-        seen |= {i: TRAINED_ON for i, digest in zip(rows, pixels, strict=True) if outcome.short(digest) in known}
+        seen |= {i: TRAINED_ON for i, digest in zip(rows, pixels, strict=True) if remembered.short(digest) in known}
     return seen
 
 

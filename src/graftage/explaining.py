@@ -2,7 +2,6 @@
 
 import hashlib
 import math
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,18 +10,21 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from numpy.typing import NDArray
 
-from graftage import outcome, story
+from graftage import outcome, remembered, shown
 from graftage.data.catalog import Catalog
 from graftage.data.decode import decode
 from graftage.data.listing import table_of
 from graftage.data.sources import read, unlabelled
-from graftage.errors import OptionError, PictureError, StoreError
+from graftage.errors import OptionError, PictureError
+from graftage.measuring import Measured
 from graftage.progress import Journal
 from graftage.report import overlay
+from graftage.report.contents import Beside
 from graftage.report.explained import Case, ExplainedPage, Like, render
-from graftage.report.page import Beside
+from graftage.report.pictures import jpeg_uri, png, png_uri
 from graftage.serve.predict import Explanation, Predictor
 from graftage.settings import read_config
+from graftage.writing import unwritable, write_bytes
 
 LARGEST = 200  # pictures on a page: some 15 MB
 MISTAKES = 12  # of the report that get a heat map, as far as the time goes
@@ -91,7 +93,11 @@ def explained(
 
 
 def training_folder(predictor: Predictor, photos: str | Path | None) -> Path | None:
-    """The folder given, else the one that the run beside the model file learnt from, if it is still there."""
+    """The folder given, else the one that the run beside the model file learnt from, if it is still there.
+
+    Raises:
+        OptionError: the folder given is none.
+    """
     if photos is not None:
         if not _folder(Path(photos)).is_dir():
             raise OptionError(f"{photos} is no folder; name the one that the model learnt from with --photos")
@@ -161,8 +167,8 @@ def _case(predictor: Predictor, explanation: Explanation, folder: Path | None) -
         reason=prediction.reason,
         label=explanation.label,
         probabilities=tuple(named),
-        image=overlay.jpeg_uri(explanation.pixels, longest=_SHOWN),
-        heat=overlay.png_uri(overlay.overlay(heat.picture, longest=_HEAT)),
+        image=jpeg_uri(explanation.pixels, longest=_SHOWN),
+        heat=png_uri(overlay.overlay(heat.picture, longest=_HEAT)),
         empty=_probability(heat.start),
         full=prediction.probabilities[chosen],
         likes=tuple(
@@ -183,12 +189,12 @@ def _training_picture(predictor: Predictor, folder: Path | None, name: str) -> s
         return ""
     try:
         data = read(folder / name, limits=predictor.limits)
-        if outcome.short(hashlib.sha256(data).hexdigest()) not in outcome.known_digests(predictor.bundle):
+        if remembered.short(hashlib.sha256(data).hexdigest()) not in remembered.known_digests(predictor.bundle):
             return ""
         picture = decode(data, cover=_THUMBNAIL, limits=predictor.limits, repair=True)
     except PictureError:
         return ""
-    return overlay.jpeg_uri(picture.pixels, longest=_THUMBNAIL, quality=70)
+    return jpeg_uri(picture.pixels, longest=_THUMBNAIL, quality=70)
 
 
 def write(whole: ExplainedPage, found: Sequence[Explanation], place: Place) -> None:
@@ -202,11 +208,11 @@ def write(whole: ExplainedPage, found: Sequence[Explanation], place: Place) -> N
         if place.folder is not None:
             for name, picture in zip(_names(found), found, strict=True):
                 if picture.heat is not None and picture.pixels is not None:
-                    shown = overlay.over(picture.pixels, picture.heat.picture)
-                    _write(overlay.png(shown), place.folder / name)
-        _write(render(whole).encode(), place.page)
+                    drawn = overlay.over(picture.pixels, picture.heat.picture)
+                    write_bytes(png(drawn), place.folder / name)
+        write_bytes(render(whole).encode(), place.page)
     except OSError as error:
-        raise StoreError(f"{place.page}: cannot be written ({error.strerror}); take another -o") from error
+        raise unwritable(place.page, error) from error
 
 
 def _names(found: Sequence[Explanation]) -> list[str]:
@@ -222,24 +228,15 @@ def _names(found: Sequence[Explanation]) -> list[str]:
     return names
 
 
-def _write(data: bytes, path: Path) -> None:
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        partial.write_bytes(data)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
 def mistakes(
-    predictor: Predictor, catalog: Catalog, measured: story.Measured, journal: Journal, *, count: int = MISTAKES
+    predictor: Predictor, catalog: Catalog, measured: Measured, journal: Journal, *, count: int = MISTAKES
 ) -> dict[int, Beside]:
     """What stands beside the most confident mistakes of a run, by their position among the held-out pictures.
 
     The heat map is the model file's for the class that was named when the picture was held out; the picture itself and
     files equal to it are not among those like it.
     """
-    chosen = story.worst(measured)[:count]
+    chosen = shown.worst(measured)[:count]
     if not chosen:
         return {}
     equal: dict[str, set[str]] = {}
@@ -264,9 +261,9 @@ def mistakes(
 
 
 def _beside(predictor: Predictor, seen: Explanation, heat: NDArray[np.float32], paths: dict[str, Path]) -> Beside:
-    drawn = overlay.png_uri(overlay.overlay(overlay.squared(heat), longest=_HEAT // 2))
+    drawn = png_uri(overlay.overlay(overlay.squared(heat), longest=_HEAT // 2))
     if not seen.similar:
         return Beside(drawn)
     (near,) = seen.similar
-    image = story.thumbnail(paths[near.id], limits=predictor.limits, repair=True)
+    image = shown.thumbnail(paths[near.id], limits=predictor.limits, repair=True)
     return Beside(drawn, image, near.id, predictor.classes[near.label], near.similarity)

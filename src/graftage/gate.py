@@ -59,7 +59,7 @@ class Gate:
         return replace(self, X=self.X[:0].copy())
 
     def near(self, n: int) -> Ints:
-        """Copies over all n entries of the catalog, -1 for those that were not looked at.
+        """Copies over all n entries of the catalog, int64 (n,), -1 for those that were not looked at.
 
         Near-copies are among them where they can be told with certainty: what is kept together to be on the safe side
         is no accusation.

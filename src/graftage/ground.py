@@ -8,12 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graftage.data.catalog import Catalog
-from graftage.data.decode import Limits
 from graftage.features.backbone import Backbone
 from graftage.features.engine import Forward, cores
 from graftage.learn.head import Head
 from graftage.learn.search import Candidate, Searched, Trial, fit_head
 from graftage.learn.temperature import softmax
+from graftage.looking import limits_of
 from graftage.progress import Journal
 from graftage.settings import Settings
 
@@ -61,7 +61,7 @@ class Ground:
 
 
 def ground_pictures(catalog: Catalog, rows: Ints, backbone: Backbone, fit: Any, settings: Settings) -> "Pictures":
-    """The pictures that are learnt from, to be read again and again."""
+    """The pictures of `rows`, catalog indices (n,), to be read again and again under this fit."""
     from graftage.features.views import Pictures
 
     entries = [catalog.entries[i] for i in rows]
@@ -69,7 +69,7 @@ def ground_pictures(catalog: Catalog, rows: Ints, backbone: Backbone, fit: Any, 
         tuple(e.path for e in entries),
         tuple(e.digest for e in entries),
         backbone.preprocess.with_fit(fit),
-        Limits(max_bytes=settings.max_bytes, max_pixels=settings.max_pixels),
+        limits_of(settings),
         settings.repair,
     )
 
@@ -78,6 +78,17 @@ def parts(y: Ints, held: Ints, groups: Ints, fold: int, *, at_most: int | None, 
     """Rows learnt from and rows held out; classes that would not be learnt from are, and are not held out.
 
     A group is never on both sides. Where no more than `at_most` are held out, the others of the fold are learnt from.
+
+    Args:
+        y: int64 (n,) classes.
+        held: int64 (n,) the fold in which each is held out.
+        groups: int64 (n,) what belongs together.
+        fold: the one that is held out.
+        at_most: rows held out, but for a single group that is larger; None for all of the fold.
+        seed: of the choice of those.
+
+    Returns:
+        int64 (m,) rows learnt from, and int64 (h,) held out, both ascending: m + h = n.
     """
     inside = held == fold
     lost = np.setdiff1d(y[inside], y[~inside])
@@ -95,7 +106,7 @@ def parts(y: Ints, held: Ints, groups: Ints, fold: int, *, at_most: int | None, 
 
 
 def start_head(ground: Ground, train: Ints) -> Head:
-    """The best linear head on unit-length features, fitted to the rows `train`, its temperature folded in."""
+    """The best linear head on unit-length features, fitted to the rows `train` (m,), its temperature folded in."""
     linear = [t for t in ground.searched.trials if _is_layer(t.candidate)]
     trial = min(linear, key=lambda t: t.log_loss)
     head = fit_head(ground.X[train], ground.y[train], trial.candidate, seed=ground.settings.seed)

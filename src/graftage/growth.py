@@ -1,9 +1,6 @@
 """The steps of `graftage curve`: refits on parts of the pictures, the curve through them, and what it says in words."""
 
-import json
 import math
-import os
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from graftage.errors import DataError, OptionError, StoreError
+from graftage.errors import DataError, OptionError
 from graftage.learn.refits import refit
 from graftage.measure.curve import (
     FARTHEST,
@@ -29,8 +26,9 @@ from graftage.measure.curve import (
 from graftage.measure.interval import Estimate
 from graftage.measure.worth import Worth
 from graftage.progress import Journal
-from graftage.report.curve import ClassRow, Growth, Rival, render
+from graftage.report.curve import ClassRow, Growth, Rival
 from graftage.report.fan import Fan
+from graftage.writing import finite
 
 Ints = NDArray[np.int64]
 
@@ -85,18 +83,6 @@ def require_against(against: str, budget: str, epochs: int | None) -> None:
         raise OptionError("--budget and --epochs are for the trainings of --against scratch; a curve itself has none")
 
 
-def page_file(output: str | Path, data: str | Path) -> Path:
-    """The page's file. Raises OptionError where it, or the json beside it, would replace or join something else."""
-    path = Path(output)
-    if path.is_dir():
-        raise OptionError(f"{path} is a folder; name a file with -o, such as {path / 'curve.html'}")
-    if path.suffix.lower() not in (".html", ".htm"):
-        raise OptionError(f"{path} is no name for a page; name one that ends with .html with -o, such as curve.html")
-    if path.resolve().is_relative_to(Path(data).resolve()):
-        raise OptionError(f"{path} would lie among the pictures of {data}; name a file elsewhere with -o")
-    return path
-
-
 def curve_of(
     X: NDArray[np.float32], y: Ints, groups: Ints, *, metric: Metric, target: float | None, seed: int, journal: Journal
 ) -> Curve:
@@ -121,7 +107,13 @@ def curve_of(
 
 
 def beside_training(X: NDArray[np.float32], y: Ints, groups: Ints, *, seed: int, journal: Journal) -> Curve | None:
-    """The curve for the report of a training run, from fewer refits; None where it takes too long, or cannot be."""
+    """The curve for the report of a training run, from fewer refits; None where it takes too long, or cannot be.
+
+    Args:
+        X: float32 (n, D) frozen features; y: int64 (n,) classes; groups: int64 (n,) what belongs together.
+        seed: of the parts and the bootstrap.
+        journal: told how it goes on.
+    """
     sizes = curve_sizes(len(y), int(y.max()) + 1)
     if len(y) > _BESIDE or len(sizes) < FEWEST_SIZES or len(np.unique(groups)) < _FEWEST:
         return None
@@ -136,7 +128,7 @@ def section(curve: Curve | None) -> tuple[Fan, str] | None:
 
 
 def few_notes(y: Ints, classes: tuple[str, ...]) -> tuple[str, ...]:
-    """What must be said of classes that are too small to tell anything of."""
+    """What must be said of classes that are too small to tell anything of; y is int64 (n,)."""
     counts = np.bincount(y, minlength=len(classes))
     few = [f"{classes[k]} ({counts[k]})" for k in np.flatnonzero(counts < FEWEST_OF_CLASS)]
     if not few:
@@ -322,27 +314,3 @@ def _row(pictures: int, score: Estimate) -> dict[str, Any]:
 def estimate_json(e: Estimate) -> dict[str, Any]:
     """An estimate as plain values."""
     return {"value": finite(e.value), "low": e.low, "high": e.high, "level": e.level, "method": e.method}
-
-
-def finite(value: float) -> float | None:
-    """The number, or None where it is none or infinite."""
-    return float(value) if math.isfinite(value) else None
-
-
-def write(growth: Growth, record: Mapping[str, Any], path: Path) -> None:
-    """Writes the page, and the record beside it, under temporary names. Raises StoreError if they cannot be written."""
-    texts = {
-        path.with_suffix(".json"): json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False) + "\n",
-        path: render(growth),
-    }
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        for file, content in texts.items():
-            partial = file.with_name(f".{file.name}.{os.getpid()}.part")
-            try:
-                partial.write_text(content, encoding="utf-8", errors="backslashreplace", newline="\n")
-                partial.replace(file)
-            finally:
-                partial.unlink(missing_ok=True)
-    except OSError as error:
-        raise StoreError(f"{path}: cannot be written ({error.strerror}); take another -o") from error

@@ -14,7 +14,7 @@ from graftage.states import States
 from graftage.training import inputs_of, logits_between, make_task, run_task
 
 if TYPE_CHECKING:
-    from graftage.learn.tune import Batches, Epoch
+    from graftage.learn.task import Batches, Epoch
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]

@@ -73,7 +73,12 @@ def network_of(settings: Settings) -> Backbone:
 
 
 def open_network(settings: Settings, catalog: Catalog, rows: Ints, journal: Journal) -> tuple[Backbone, Forward]:
-    """The pretrained network and its engine, checked on the first of the entries `rows`."""
+    """The pretrained network and its engine, checked on the first of the entries `rows`, catalog indices (n,).
+
+    Raises:
+        BackboneError: the network cannot be had, or its licence does not let it pass.
+        OptionError: a device or precision that is not to be had.
+    """
     with journal.stage("prepare the network"):
         backbone = network_of(settings)
         sample = partial(_first_squares, catalog, rows, backbone.preprocess, settings)

@@ -113,7 +113,11 @@ def remove_empty(root: Path) -> None:
 
 
 def journals_of(root: Path) -> list[Journal]:
-    """All journals, oldest first. A last line cut off by a kill was never acted upon, and does not count."""
+    """All journals, oldest first. A last line cut off by a kill was never acted upon, and does not count.
+
+    Raises:
+        StoreError: one cannot be read, is damaged, or names a path outside the two folders that clean may touch.
+    """
     found = []
     for path in sorted(aside_of(root).glob("clean-*.jsonl")):
         journal = Journal(path)
@@ -152,7 +156,12 @@ def _inside(name: object, folders: Sequence[str]) -> bool:
 
 @contextmanager
 def alone(root: Path, *, dry: bool) -> Iterator[None]:
-    """No two cleans of one folder at a time; the lock goes with its process, however it ends."""
+    """No two cleans of one folder at a time; the lock goes with its process, however it ends.
+
+    Raises:
+        OptionError: another clean is at work.
+        StoreError: the folder for what is moved aside cannot be made.
+    """
     if dry:
         yield
         return

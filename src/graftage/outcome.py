@@ -1,18 +1,12 @@
 """What a run leaves: every file under its name, written to a temporary place and renamed."""
 
-import hashlib
-import json
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from graftage import growth, story, telling, world
 from graftage.card import card
@@ -20,27 +14,23 @@ from graftage.data.catalog import Catalog, write_csv, write_ledger
 from graftage.data.checks import problems, write_problems
 from graftage.data.grouping import copies_of, groups_of
 from graftage.data.listing import title_of
-from graftage.data.twins import COPY, level_known
 from graftage.errors import OptionError, StoreError
-from graftage.gate import Gate
 from graftage.measure.scores import Scores, to_json
+from graftage.measuring import Leak, Measured
 from graftage.progress import Journal
-from graftage.report.page import Baseline, render
+from graftage.report.contents import Baseline
+from graftage.report.page import render
 from graftage.serve.bundle import MODEL as MODEL
 from graftage.serve.bundle import Bundle, save
-from graftage.settings import COLUMNS, Settings
-from graftage.story import Ints, Leak, Measured, Outcome
+from graftage.settings import Settings
+from graftage.story import Outcome
 from graftage.versus import Compared
+from graftage.writing import free_folder, json_text, unwritable, write_json, write_text
 
 REPORT, METRICS, PREDICTIONS = "report.html", "metrics.json", "predictions.csv"
 LEDGER, PROBLEMS, CONFIG, LOG = "ledger.csv", "problems.csv", "config.toml", "log.jsonl"
 COMPARISON = "comparison.json"
 FILES = frozenset({MODEL, REPORT, METRICS, PREDICTIONS, LEDGER, PROBLEMS, CONFIG, LOG})
-
-# settings that say where pictures, labels and results lie and how many threads ran: nothing of the model
-_WHERE = frozenset({"data", *COLUMNS, "output", "workers", "overwrite", "resume", "track"})
-_SIGNED = 10_000  # pictures whose thumbnails the model file keeps: 1 kB each
-_SHORT = 16  # hex digits of a picture's SHA-256 that the model file keeps, to know the pictures it was trained on
 
 
 @dataclass(frozen=True)
@@ -70,7 +60,7 @@ def run_folder(settings: Settings) -> Iterator[tuple[Path, Path]]:
         OptionError: the folder exists and is not to be replaced, or lies among the pictures.
         StoreError: it cannot be written.
     """
-    final = Path(settings.output) if settings.output else _free(Path("runs"), title_of(settings.data))
+    final = Path(settings.output) if settings.output else free_folder(Path("runs"), title_of(settings.data))
     if world.rank():  # only process 0 leaves a run
         with tempfile.TemporaryDirectory() as nowhere:
             yield Path(nowhere), final
@@ -120,15 +110,6 @@ def _temporary(final: Path) -> Path:
     return temporary
 
 
-def _free(parent: Path, name: str) -> Path:
-    """parent/name, or parent/name-2, -3, … whichever is not taken."""
-    taken = {path.name for path in parent.iterdir()} if parent.is_dir() else set()
-    number = 1
-    while (candidate := name if number == 1 else f"{name}-{number}") in taken:
-        number += 1
-    return parent / candidate
-
-
 def _appear(temporary: Path, final: Path, *, overwrite: bool) -> None:
     if final.exists() and not overwrite:
         raise OptionError(f"{final} was made by someone else meanwhile; the same command with another -o is quick now")
@@ -157,7 +138,11 @@ def _aside(final: Path) -> Iterator[None]:
 
 
 def write(folder: Path, final: Path, outcome: Outcome, journal: Journal) -> tuple[str, ...]:
-    """Writes all files of a run into `folder`; returns the summary, which speaks of `final`."""
+    """Writes all files of a run into `folder`; returns the summary, which speaks of `final`.
+
+    Raises:
+        StoreError: something cannot be written.
+    """
     catalog, measured = outcome.catalog, outcome.measured
     try:
         with journal.stage("write"):
@@ -165,14 +150,13 @@ def write(folder: Path, final: Path, outcome: Outcome, journal: Journal) -> tupl
             write_ledger(_with_groups(outcome), folder / LEDGER)
             write_problems(outcome.problems, folder / PROBLEMS)
             _write_predictions(measured, catalog, folder / PREDICTIONS)
-            _write_text(folder / METRICS, metrics(outcome))
-            _write_text(
-                folder / CONFIG, replace(outcome.settings, output=str(final)).to_toml(), errors="surrogateescape"
-            )
+            write_text(metrics(outcome), folder / METRICS)
+            config = replace(outcome.settings, output=str(final)).to_toml()
+            write_text(config, folder / CONFIG, errors="surrogateescape")
         with journal.stage("report"):
             outcome = replace(outcome, timing=journal.timing, notes=tuple(journal.notes))
             page = replace(story.report(outcome, size=(folder / MODEL).stat().st_size), card=card(outcome))
-            _write_text(folder / REPORT, render(page))
+            write_text(render(page), folder / REPORT)
     except OSError as error:
         raise StoreError(
             f"{final}: cannot be written ({error.strerror}); free some space or take another -o"
@@ -222,10 +206,10 @@ def write_evaluation(
             folder.mkdir(parents=True, exist_ok=True)
             write_ledger(_with_groups(found), folder / LEDGER)
             _write_predictions(measured, catalog, folder / PREDICTIONS)
-            _write_text(folder / METRICS, metrics(found))
-            _write_text(folder / REPORT, render(story.report(found, size=0)))
+            write_text(metrics(found), folder / METRICS)
+            write_text(render(story.report(found, size=0)), folder / REPORT)
         except OSError as error:
-            raise StoreError(f"{folder}: cannot be written ({error.strerror}); take another -o") from error
+            raise unwritable(folder, error) from error
         lines = (*lines, f"report              {folder / REPORT}")
     return Evaluated(s, lines, tuple(journal.notes), folder)
 
@@ -245,15 +229,6 @@ def comparison_file(output: str | Path | None) -> Path | None:
     if path.suffix.lower() != ".json" or path.name in FILES or path.is_dir():
         raise OptionError(f"{path} is no name for a comparison; name a file of its own with -o, such as {COMPARISON}")
     return path
-
-
-def write_json(record: Mapping[str, Any], path: Path) -> None:
-    """Writes a record as a JSON file that appears whole. Raises StoreError if it cannot be written."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _write_text(path, json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
-    except OSError as error:
-        raise StoreError(f"{path}: cannot be written ({error.strerror}); take another -o") from error
 
 
 def metrics(outcome: Outcome) -> str:
@@ -280,7 +255,7 @@ def metrics(outcome: Outcome) -> str:
         "suspected_groups": [each.to_json() for each in outcome.suspected],
         "shortcuts": [each.to_json() for each in outcome.shortcuts],
     }
-    return json.dumps(whole, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    return json_text(whole)
 
 
 def _leak_json(leak: Leak) -> dict[str, Any]:
@@ -296,71 +271,6 @@ def _baseline_json(baseline: Baseline) -> dict[str, Any]:
         "difference": vars(gain) if gain else None,
         "p": baseline.p,
     }
-
-
-def fingerprint(catalog: Catalog, train: Ints) -> dict[str, object]:
-    """What the model file remembers of the pictures it was trained on: counts, and shortened digests."""
-    entries = [catalog.entries[i] for i in train]
-    counts = np.bincount([entry.label for entry in entries], minlength=len(catalog.classes))
-    digests = sorted({short(entry.digest) for entry in entries})
-    return {
-        "n": len(entries),
-        "class_counts": [int(count) for count in counts],
-        "digest": hashlib.sha256("".join(digests).encode()).hexdigest(),
-        "pictures": digests,
-    }
-
-
-@dataclass(frozen=True, eq=False)
-class Signed:
-    """By what the model file knows the pictures that it was trained on again, also as copies.
-
-    Attributes:
-        tensors: "pixels" uint8 (m, 8), the beginnings of the digests of their pixels; and, up to `_SIGNED` pictures,
-            "thumbnails" uint8 (m, 32, 32), grey.
-        level: likeness from which on a picture is a copy of one of them.
-    """
-
-    tensors: Mapping[str, NDArray[np.uint8]]
-    level: float
-
-
-def signed(catalog: Catalog, train: Ints, closed: Gate, *, thumbnails: bool) -> Signed:
-    """The signatures of the training pictures `train`, catalog indices (m,); without thumbnails where not wanted."""
-    place = {int(row): i for i, row in enumerate(closed.rows)}
-    chosen = [place[int(row)] for row in train]
-    pixels = np.array([list(bytes.fromhex(short(catalog.entries[row].pixels))) for row in train], dtype=np.uint8)
-    if len(chosen) > _SIGNED or not thumbnails:
-        return Signed({"pixels": pixels}, COPY)
-    small = closed.signatures[chosen]
-    return Signed({"pixels": pixels, "thumbnails": small}, level_known(small, closed.twins.groups[chosen]))
-
-
-def known_level(bundle: Bundle) -> float:
-    """Likeness from which on a picture is a copy of one that the model was trained on."""
-    level = bundle.data.get("copy_level")
-    return float(level) if isinstance(level, float | int) else COPY
-
-
-def short(digest: str) -> str:
-    """The part of a picture's SHA-256 that the model file keeps."""
-    return digest[:_SHORT]
-
-
-def known_digests(bundle: Bundle) -> frozenset[str]:
-    """Shortened digests of the pictures that a model was trained on."""
-    pictures = bundle.data.get("pictures")
-    return frozenset(str(d) for d in pictures) if isinstance(pictures, list) else frozenset()
-
-
-def portable(settings: Settings) -> dict[str, object]:
-    """Settings for the model file: without where things lay and how many threads ran."""
-    return {name: value for name, value in vars(settings).items() if name not in _WHERE and value is not None}
-
-
-def versions() -> dict[str, str]:
-    """Versions of what computes."""
-    return {name: version(name) for name in ("graftage", "numpy", "openvino", "pillow", "timm", "torch")}
 
 
 def _with_groups(outcome: Outcome) -> Catalog:
@@ -387,9 +297,3 @@ def _write_predictions(measured: Measured, catalog: Catalog, path: Path) -> None
     decided = ("prediction_set", "abstained", "unlike_p", "unlike")
     columns = ("id", "label", "predicted", "probability", "runner_up", *decided, *(f"p:{c}" for c in catalog.classes))
     write_csv(path, columns, story.prediction_rows(measured, catalog))
-
-
-def _write_text(path: Path, text: str, *, errors: str = "backslashreplace") -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8", errors=errors, newline="\n")
-    temporary.replace(path)

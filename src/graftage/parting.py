@@ -17,14 +17,22 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False)
 class Partition:
-    """Which entries are learnt from, which are tested on, and by which folds the head is chosen."""
+    """Which entries are learnt from, which are tested on, and by which folds the head is chosen.
+
+    Attributes:
+        train: int64 (n,) catalog indices of the pictures learnt from.
+        test: int64 (t,) of those tested on; none where all are held out in folds.
+        kind: "locked", "cross-validation", or the user's own such as "test folder" and "validation split".
+        k: folds; repeats: how often they are drawn anew.
+        leaked: int64 (l,) of those to be tested on that are known from `train`, as copies or by their group.
+    """
 
     train: Ints
     test: Ints
     kind: str
     k: int
     repeats: int
-    leaked: Ints = field(default_factory=lambda: np.zeros(0, np.int64))  # to be tested on, but known from `train`
+    leaked: Ints = field(default_factory=lambda: np.zeros(0, np.int64))
 
 
 def partition(catalog: Catalog, settings: Settings) -> Partition:
@@ -32,6 +40,10 @@ def partition(catalog: Catalog, settings: Settings) -> Partition:
 
     Nothing here ever chooses by a validation folder, so where there is no test folder it serves as the test set; where
     there is one, validation pictures are learnt from.
+
+    Raises:
+        OptionError: a share that sets no picture apart, or a test option beside the user's own test part.
+        DataError: none of the pictures to test on can be used, or each is also learnt from.
     """
     rows = np.array(catalog.usable, dtype=np.int64)
     parts = np.array([catalog.entries[i].split for i in rows])

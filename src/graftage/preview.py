@@ -1,27 +1,24 @@
 """The steps of `graftage augment-preview`: choose pictures, look at them as the network would, write a page."""
 
-import base64
-import io
 import os
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from graftage.data.decode import Limits, decode
+from graftage.data.decode import decode
 from graftage.data.listing import title_of
 from graftage.data.sources import Source, Sources, read
-from graftage.errors import DataError, OptionError, PictureError, StoreError
+from graftage.errors import DataError, OptionError, PictureError
 from graftage.features.preprocess import FITS, Fit, Preprocess
 from graftage.learn.augment import KINDS, Augment, augmented
-from graftage.looking import network_of
-from graftage.report.preview import Preview, Strip, render
+from graftage.looking import limits_of, network_of
+from graftage.report.pictures import jpeg_uri
+from graftage.report.preview import Preview, Strip
 from graftage.settings import Settings
 
 VIEWS = 7  # augmented views of each picture
@@ -57,16 +54,6 @@ def augment_of(settings: Settings) -> Augment:
         vflip=usual.vflip if settings.vflip is None else settings.vflip,
         erase=usual.erase if settings.reprob is None else settings.reprob,
     )
-
-
-def page_file(output: str | Path, data: str | Path) -> Path:
-    """The file that the page is written to. Raises OptionError where it would lie among the pictures."""
-    path = Path(output)
-    if path.is_dir():
-        raise OptionError(f"{path} is a folder; name a file with -o, such as {path / 'augment-preview.html'}")
-    if path.resolve().is_relative_to(Path(data).resolve()):
-        raise OptionError(f"{path} would lie among the pictures of {data}; name a file elsewhere with -o")
-    return path
 
 
 def require_count(count: int) -> None:
@@ -142,7 +129,7 @@ def _counted(number: int, one: str, many: str = "") -> str:
 
 def shower(preprocess: Preprocess, augment: Augment, settings: Settings) -> Callable[[Source], Strip]:
     """Source → its strip, decoded and augmented as for training; the views do not depend on the other pictures."""
-    limits = Limits(max_bytes=settings.max_bytes, max_pixels=settings.max_pixels)
+    limits = limits_of(settings)
 
     def show(row: Source) -> Strip:
         data = read(row.path, limits=limits)
@@ -150,16 +137,13 @@ def shower(preprocess: Preprocess, augment: Augment, settings: Settings) -> Call
         name = zlib.crc32(os.fsencode(row.id))
         draws = (np.random.default_rng([settings.seed, 7, name, view]) for view in range(VIEWS))
         views = [augmented(pixels, preprocess, augment, rng) for rng in draws]
-        return Strip(row.id, row.label, _data_uri(preprocess.square(pixels)), tuple(map(_data_uri, views)))
+        return Strip(row.id, row.label, _shown(preprocess.square(pixels)), tuple(map(_shown, views)))
 
     return show
 
 
-def _data_uri(square: NDArray[np.uint8]) -> str:
-    image, stream = Image.fromarray(square), io.BytesIO()
-    image.thumbnail((_SHOWN, _SHOWN), Image.Resampling.BICUBIC)
-    image.save(stream, "JPEG", quality=85, optimize=True)
-    return "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode("ascii")
+def _shown(square: NDArray[np.uint8]) -> str:
+    return jpeg_uri(square, longest=_SHOWN, quality=85)
 
 
 def page(shown: Shown, preprocess: Preprocess, augment: Augment, settings: Settings) -> Preview:
@@ -201,17 +185,3 @@ def options_in_use(preprocess: Preprocess, augment: Augment, settings: Settings)
 
 def _percent(share: float) -> str:
     return f"{100 * share:g} %"
-
-
-def write(page: Preview, path: Path) -> None:
-    """Writes the page as HTML under a temporary name and renames it. Raises StoreError if it cannot be written."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            partial.write_text(render(page), encoding="utf-8", newline="\n")
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
-    except OSError as error:
-        raise StoreError(f"{path}: cannot be written ({error.strerror}); take another -o") from error

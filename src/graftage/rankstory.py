@@ -1,8 +1,5 @@
 """What a ranking says: lines for the terminal, the page, and the record beside it."""
 
-import json
-import math
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from graftage.entrants import megabytes
-from graftage.errors import OptionError, StoreError
 from graftage.learn.entries import Place
 from graftage.learn.race import HOPELESS, PRIOR, USE
 from graftage.measure.interval import Estimate, wilson
@@ -19,7 +15,8 @@ from graftage.measure.selection import Trials, bbc
 from graftage.ranking import Ranking
 from graftage.report.figures import duration
 from graftage.report.pareto import Spot
-from graftage.report.rank import RankPage, Row, render
+from graftage.report.rank import RankPage, Row
+from graftage.writing import finite
 
 _HEADS = ("P(best)", "All pictures", "One picture", "from its file", "Weights", "Licence")
 _SCORES = ("LogME", "Nearest neighbours", "Linear probe", "its log-loss")
@@ -45,18 +42,6 @@ class Ranked:
     path: Path
     summary: tuple[str, ...]
     notes: tuple[str, ...]
-
-
-def page_file(output: str | Path, data: str | Path) -> Path:
-    """The page's file. Raises OptionError where it, or the json beside it, would replace or join something else."""
-    path = Path(output)
-    if path.is_dir():
-        raise OptionError(f"{path} is a folder; name a file with -o, such as {path / 'rank.html'}")
-    if path.suffix.lower() not in (".html", ".htm"):
-        raise OptionError(f"{path} is no name for a page; name one that ends with .html with -o, such as rank.html")
-    if path.resolve().is_relative_to(Path(data).resolve()):
-        raise OptionError(f"{path} would lie among the pictures of {data}; name a file elsewhere with -o")
-    return path
 
 
 def accuracies(ranking: Ranking, *, seed: int) -> dict[str, Estimate]:
@@ -100,8 +85,8 @@ def _record(ranking: Ranking, place: Place, accuracy: Mapping[str, Estimate], n:
         "reason": place.reason,
         "pictures": place.pictures,
         "accuracy": None if score is None else dict(vars(score)),
-        "expected_half_brier": _finite(place.expected),
-        "probability_best": _finite(place.best) if place.fate == "ranked" else None,
+        "expected_half_brier": finite(place.expected),
+        "probability_best": finite(place.best) if place.fate == "ranked" else None,
         "embed_seconds": None if speed is None else speed * n,
         "picture_seconds": None if use.cost is None else use.cost.forward,
         "picture_seconds_with_decoding": None if use.cost is None else use.cost.whole,
@@ -110,10 +95,6 @@ def _record(ranking: Ranking, place: Place, accuracy: Mapping[str, Estimate], n:
         "licence": None if use.info is None else use.info.licence,
         **({} if scores is None else vars(scores)),
     }
-
-
-def _finite(value: float) -> float | None:
-    return float(value) if math.isfinite(value) else None
 
 
 def recommendation(rows: tuple[Mapping[str, Any], ...]) -> str:
@@ -250,19 +231,3 @@ def _how(ranking: Ranking) -> str:
         "that for all pictures is by the speed met in the race, all cores at work."
     )
     return "\n\n".join((first, second, third))
-
-
-def write(page: RankPage, record: Mapping[str, Any], path: Path) -> None:
-    """Writes the page, and the record beside it, under temporary names. Raises StoreError if they cannot be written."""
-    told = json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        for file, content in ((path.with_suffix(".json"), told), (path, render(page))):
-            partial = file.with_name(f".{file.name}.{os.getpid()}.part")
-            try:
-                partial.write_text(content, encoding="utf-8", errors="backslashreplace", newline="\n")
-                partial.replace(file)
-            finally:
-                partial.unlink(missing_ok=True)
-    except OSError as error:
-        raise StoreError(f"{path}: cannot be written ({error.strerror}); take another -o") from error

@@ -192,7 +192,7 @@ class Settings:
         self.grouping()
 
     def seconds(self) -> float | None:
-        """The budget in seconds, None if there is none."""
+        """The budget in seconds, None if there is none. Raises OptionError where it is no time."""
         if not self.budget:
             return None
         number, unit = self.budget.rstrip("smh"), self.budget[len(self.budget.rstrip("smh")) :]
@@ -205,7 +205,7 @@ class Settings:
         return seconds
 
     def test_share(self) -> float | None:
-        """Share to lock away: None for "auto", 0 for "none"."""
+        """Share to lock away: None for "auto", 0 for "none". Raises OptionError where it is neither, nor a share."""
         if self.test in ("auto", "none"):
             return None if self.test == "auto" else 0.0
         try:
@@ -217,7 +217,7 @@ class Settings:
         return share
 
     def fold_plan(self) -> tuple[int, int] | None:
-        """(folds, repeats), or None for "auto"."""
+        """(folds, repeats), or None for "auto". Raises OptionError where it is neither."""
         if self.folds == "auto":
             return None
         k, _, r = self.folds.partition("x")
@@ -229,7 +229,7 @@ class Settings:
         return plan
 
     def grouping(self) -> re.Pattern[str] | None:
-        """The pattern of `group_by`, None if there is none."""
+        """The pattern of `group_by`, None if there is none. Raises OptionError where it is no regular expression."""
         try:
             return re.compile(self.group_by) if self.group_by else None
         except re.error as error:
@@ -263,6 +263,24 @@ class Settings:
             raise OptionError(f"{source}: no data folder is named")
         checked: dict[str, Any] = dict(values)  # the constructor checks the types
         return cls(**checked)
+
+
+def settings_of(data: str | Path | Settings, options: Mapping[str, object]) -> Settings:
+    """Settings for some pictures, or settings with some options changed; paths become text.
+
+    Raises:
+        OptionError: an unknown option, or one of a kind or value that it cannot have.
+    """
+    plain = {name: str(value) if isinstance(value, Path) else value for name, value in options.items()}
+    known = vars(data) if isinstance(data, Settings) else {"data": str(data)}
+    return Settings.from_mapping({**known, **plain}, source="train")
+
+
+def columns_of(given: Mapping[str, str]) -> Columns:
+    """Columns of a table, by the names of their settings. Raises OptionError for any other name."""
+    if unknown := [name for name in given if name not in COLUMNS]:
+        raise OptionError(f"unknown options {', '.join(unknown)}; columns of a table are {', '.join(COLUMNS)}")
+    return Settings.from_mapping({"data": ".", **given}, source="columns").columns()
 
 
 def read_config(path: Path) -> dict[str, object]:

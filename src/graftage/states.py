@@ -14,7 +14,7 @@ from graftage import world
 from graftage.errors import OptionError, StoreError
 
 if TYPE_CHECKING:
-    from graftage.learn.tune import State
+    from graftage.learn.task import State
 
 _PLAN = "plan.json"
 
@@ -73,8 +73,12 @@ class States:
             raise self._full(error) from error
 
     def load(self, name: str) -> "State | None":
-        """The state of one training, or None if it has not begun; `facts["done"]` says whether it has ended."""
-        from graftage.learn.tune import State
+        """The state of one training, or None if it has not begun; `facts["done"]` says whether it has ended.
+
+        Raises:
+            StoreError: it cannot be read.
+        """
+        from graftage.learn.task import State
 
         path = self.folder / f"{name}.safetensors"
         if not path.exists():

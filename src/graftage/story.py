@@ -1,199 +1,61 @@
 """What a run found, told: for the terminal in ten lines, for the browser as a page. Writes nothing."""
 
-import base64
-import io
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from graftage import checking, growth, openings, telling
+from graftage import checking, growth, openings, shown, telling
 from graftage.data.catalog import Catalog, printable
 from graftage.data.checks import Problem
-from graftage.data.decode import Limits, decode
 from graftage.data.listing import title_of
-from graftage.data.sources import read
-from graftage.errors import PictureError
 from graftage.gate import Suspected
-from graftage.learn.search import Candidate, Trial
 from graftage.measure.calibration import reliability
-from graftage.measure.compare import paired
 from graftage.measure.curve import Curve
-from graftage.measure.decide import Answers
-from graftage.measure.promises import Promises
-from graftage.measure.scores import Scores, score
 from graftage.measure.shortcuts import Shortcut
-from graftage.report.page import Baseline, Beside, Left, Report, Shot
-from graftage.report.scatter import Dot
+from graftage.measuring import Measured
+from graftage.report.contents import Baseline, Beside, Left, Report
 from graftage.serve.bundle import Bundle
 from graftage.settings import Settings
 from graftage.tuning import Adapted
 
 Ints = NDArray[np.int64]
 
-_THUMBNAIL = 112  # pixels of the longer side
-_SHOWN_MISTAKES = 200
-_SHOWN_PER_CELL = 8
-_SHOWN_IN_ALL = 600  # thumbnails: about 1.5 MB of page
-
-FAMILY_NAMES = {
-    "ridge": "ridge regression",
-    "logistic": "logistic regression",
-    "arc-cosine": "arc-cosine kernel",
-    "gaussian": "gaussian kernel",
-    "blend": "blend",
-    "tuned": "tuned network",
-}
-
-
-@dataclass(frozen=True)
-class Leak:
-    """Pictures of the user's own test folder that are also learnt from: copies, or of the same group.
-
-    Attributes:
-        n: how many; they are in no other score than `scores`.
-        of: pictures in the test folder.
-        scores: with them, for comparison.
-    """
-
-    n: int
-    of: int
-    scores: Scores
-
-
-@dataclass(frozen=True, eq=False)
-class Measured:
-    """Held-out predictions and what they are worth.
-
-    Attributes:
-        rows: (n,) catalog indices of the pictures held out.
-        y: int64 (n,) their classes.
-        probabilities: float64 (n, K), calibrated.
-        scores: with intervals.
-        how: a paragraph on what was held out and how often it was looked at.
-        groups: int64 (n,) pictures that belong together.
-        baselines: simpler classifiers on the same pictures.
-        tried: (name, log-loss, accuracy, chosen) of every kind of head tried.
-        learnt_from: number of pictures the model was trained on.
-        apart: whether the pictures held out took no part in training the model file.
-        places: float64 (n, 2) on a flat map, nan where a picture is not shown there.
-        openings: how often these test pictures have been opened on this machine, with this time; 0 without a test set.
-        answers: what was decided for each picture.
-        promises: how the promises of the model fared; None where they were not looked at.
-        leak: test pictures that are also learnt from, which the scores leave out.
-    """
-
-    rows: Ints
-    y: Ints
-    probabilities: NDArray[np.float64]
-    scores: Scores
-    how: str
-    groups: Ints
-    baselines: tuple[Baseline, ...]
-    tried: tuple[tuple[str, float, float, bool], ...] = ()
-    learnt_from: int = 0
-    apart: bool = True
-    openings: int = 0
-    places: NDArray[np.float64] | None = None
-    answers: Answers = field(default_factory=Answers)
-    promises: Promises | None = None
-    leak: Leak | None = None
-
-    @property
-    def predicted(self) -> Ints:
-        """Most probable class of each picture, int64 (n,)."""
-        return np.asarray(self.probabilities.argmax(axis=1), dtype=np.int64)
-
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """All that a training run found."""
+    """All that a training run, or an evaluation, found.
+
+    Attributes:
+        settings: what was asked for.
+        catalog: every file looked at; its entries are the rows of the ledger.
+        problems: with pictures and labels, worst first.
+        bundle: what the model file holds.
+        measured: what it is worth on held-out pictures.
+        timing: (stage, seconds), in order.
+        notes: notices that belong on top.
+        adapted: how the network was tuned; None where no network was.
+        curve: how the score grows with the pictures; None where it was not looked at.
+        suspected: series that nobody has named.
+        beside: what stands beside a mistake on the page, by the position among the held-out pictures.
+        shortcuts: clues beside the content, the best first.
+    """
 
     settings: Settings
     catalog: Catalog
     problems: tuple[Problem, ...]
     bundle: Bundle
     measured: Measured
-    timing: tuple[tuple[str, float], ...] = field(default=())
-    notes: tuple[str, ...] = field(default=())
+    timing: tuple[tuple[str, float], ...] = ()
+    notes: tuple[str, ...] = ()
     adapted: Adapted | None = None
     curve: Curve | None = None
     suspected: tuple[Suspected, ...] = ()
-    beside: Mapping[int, Beside] = field(default_factory=dict)  # by the position among the held-out pictures
+    beside: Mapping[int, Beside] = field(default_factory=dict)
     shortcuts: tuple[Shortcut, ...] = ()
-
-
-def baselines(
-    simple: Mapping[str, NDArray[np.float64]],
-    probabilities: NDArray[np.float64],
-    y: Ints,
-    groups: Ints,
-    *,
-    classes: Sequence[str],
-    seed: int,
-) -> tuple[Baseline, ...]:
-    """Simpler classifiers' probabilities, scored on the same pictures and compared picture by picture."""
-    ours = probabilities.argmax(axis=1) == y
-    shown = []
-    for name, p in simple.items():
-        scores = score(p, y, classes=classes, groups=groups, rng=np.random.default_rng([seed, 6]))
-        against = paired(ours, p.argmax(axis=1) == y, groups, rng=np.random.default_rng([seed, 7]))
-        shown.append(Baseline(name, scores.accuracy, scores.macro_f1, against.difference, against.p))
-    return tuple(shown)
-
-
-def explain_test(kind: str, n_test: int, n_train: int) -> str:
-    """How a number from a test set came about."""
-    own, _, part = kind.partition(" ")  # such as "test folder" or "validation split"
-    apart = {
-        "test": f"They are the {kind} as it was given",
-        "validation": f"They are the {kind} as it was given; as there is no test {part} and nothing was chosen by it, "
-        "it serves as the test set",
-        "locked": "They were drawn at random within each class and locked away before anything was learnt; copies "
-        "and groups stayed together",
-    }[own]
-    return (
-        f"Measured once, on {n_test:,} pictures that took no part in training or in any choice. {apart}. "
-        f"The model file is the very model that was measured, trained on the other {n_train:,} pictures."
-    )
-
-
-def explain_folds(held: Ints, n_trials: int) -> str:
-    """How a number from cross-validation came about."""
-    repeats, k = held.shape[0], int(held.max()) + 1
-    again = f", repeated {repeats} times with other folds and averaged" if repeats > 1 else ""
-    return (
-        f"Measured by stratified {k}-fold cross-validation{again}: every picture is judged by models that never saw it "
-        f"or a copy of it. {n_trials} configurations were compared on the same folds; accuracy, balanced "
-        "accuracy, macro precision, recall, F1, log-loss and Brier score are corrected for the luck of the winner "
-        "(bootstrap bias-corrected cross-validation, Tsamardinos et al. 2018). The model file is trained on all "
-        f"{held.shape[1]:,} pictures in the same way, and is expected to be as good or a little better."
-    )
-
-
-def tried(trials: Sequence[Trial], chosen: Trial, y: Ints) -> tuple[tuple[str, float, float, bool], ...]:
-    """The best trial of every family and fit: (name, log-loss, accuracy, chosen)."""
-    best: dict[tuple[str, str], Trial] = {}
-    for trial in trials:
-        key = trial.candidate.fit, trial.candidate.family
-        if key not in best or trial.log_loss < best[key].log_loss:
-            best[key] = trial
-    ordered = sorted(best.values(), key=lambda t: (t.candidate.fit, list(FAMILY_NAMES).index(t.candidate.family)))
-    return tuple((head_name(t.candidate), t.log_loss, t.accuracy(y), t is chosen) for t in ordered)
-
-
-def head_name(candidate: Candidate) -> str:
-    """What a candidate is, in a few words."""
-    if candidate.family == "blend":
-        kinds = " and ".join(FAMILY_NAMES[part.family] for part, _ in candidate.parts)
-        return f"{candidate.fit}, mean of {kinds}"
-    if candidate.family == "tuned":
-        return f"{candidate.fit}, tuned network, {100 * candidate.penalty:g} % of the way from its head's weights"
-    return f"{candidate.fit}, {FAMILY_NAMES[candidate.family]}, {candidate.transform} features"
 
 
 def no_signal(measured: Measured) -> bool:
@@ -271,8 +133,7 @@ def _measured_on(measured: Measured) -> str:
 def report(outcome: Outcome, *, size: int) -> Report:
     """The page's contents; `size` is that of the model file in bytes. Reads the pictures that it shows."""
     measured, catalog = outcome.measured, outcome.catalog
-    shots = _shots(outcome)
-    wrong = measured.predicted != measured.y
+    shots = shown.shots(measured, catalog, outcome.settings, outcome.beside)
     learnt = np.array(outcome.bundle.data["class_counts"])
     return Report(
         title=title_of(outcome.settings.data) or "pictures",
@@ -284,8 +145,8 @@ def report(outcome: Outcome, *, size: int) -> Report:
             (name, int(learnt[k]), int((measured.y == k).sum())) for k, name in enumerate(catalog.classes)
         ),
         baselines=measured.baselines,
-        mistakes=tuple(shots[i] for i in _by_confidence(measured) if wrong[i] and i in shots)[:_SHOWN_MISTAKES],
-        cells=_cells(measured, shots),
+        mistakes=tuple(shots[i] for i in shown.worst(measured) if i in shots)[: shown.MISTAKES],
+        cells=shown.cells(measured, shots),
         left_out=tuple(Left(e.id, e.status, e.reason) for e in catalog.entries if e.status == "rejected"),
         problems=tuple((p.severity, p.kind, p.id, p.detail) for p in outcome.problems if p.kind != "rejected"),
         reliability=reliability(measured.probabilities, measured.y, bins=15 if len(measured.y) >= 300 else 5),
@@ -298,37 +159,11 @@ def report(outcome: Outcome, *, size: int) -> Report:
         curve=telling.curve(outcome.measured.promises),
         calibration=telling.calibration_words(outcome.measured.promises),
         notes=notices(outcome),
-        dots=_dots(outcome, shots),
+        dots=shown.dots(measured, shots),
         growth=growth.section(outcome.curve),
         clues=checking.shortcut_rows(outcome.shortcuts),
         compared=checking.compared_with(outcome.shortcuts, content="by the head on frozen features"),
     )
-
-
-def _dots(outcome: Outcome, shots: Mapping[int, Shot]) -> tuple[Dot, ...]:
-    """The pictures that have a place on the flat map."""
-    measured = outcome.measured
-    if measured.places is None:
-        return ()
-    return tuple(
-        Dot(
-            x=float(measured.places[i, 0]),
-            y=float(measured.places[i, 1]),
-            id=shots[i].id,
-            true=int(measured.y[i]),
-            predicted=int(measured.predicted[i]),
-            confidence=shots[i].confidence,
-            image=shots[i].image,
-        )
-        for i in _placed(measured)
-        if i in shots
-    )
-
-
-def _placed(measured: Measured) -> list[int]:
-    if measured.places is None:
-        return []
-    return [int(i) for i in np.flatnonzero(np.isfinite(measured.places).all(axis=1))]
 
 
 def _verdict(outcome: Outcome) -> str:
@@ -392,69 +227,6 @@ def _usage() -> tuple[tuple[str, str], ...]:
             'for p in model.predict(["a.jpg", "b.jpg"]):\n    print(p.path, p.label, p.probability)',
         ),
     )
-
-
-def worst(measured: Measured) -> list[int]:
-    """The mistakes, most confident first, as positions among the held-out pictures."""
-    return [i for i in _by_confidence(measured) if measured.predicted[i] != measured.y[i]]
-
-
-def _by_confidence(measured: Measured) -> list[int]:
-    top = measured.probabilities.max(axis=1)
-    return [int(i) for i in np.argsort(-top, kind="stable")]
-
-
-def _shots(outcome: Outcome) -> dict[int, Shot]:
-    """Thumbnails of the mistakes, most confident first, of a few pictures for every cell of the matrix, of the map."""
-    measured = outcome.measured
-    order, per_cell = _by_confidence(measured), Counter[tuple[int, int]]()
-    wrong = worst(measured)[:_SHOWN_MISTAKES]
-    chosen = dict.fromkeys(wrong)
-    for i in order:
-        cell = int(measured.y[i]), int(measured.predicted[i])
-        per_cell[cell] += 1
-        if per_cell[cell] <= _SHOWN_PER_CELL and len(chosen) < _SHOWN_IN_ALL:
-            chosen[i] = None
-    chosen |= dict.fromkeys(_placed(measured))
-    return {i: _shot(outcome, i) for i in chosen}
-
-
-def _shot(outcome: Outcome, i: int) -> Shot:
-    measured, classes = outcome.measured, outcome.catalog.classes
-    entry, p = outcome.catalog.entries[measured.rows[i]], measured.probabilities[i]
-    first, second = np.argsort(-p, kind="stable")[:2]
-    limits = Limits(max_bytes=outcome.settings.max_bytes, max_pixels=outcome.settings.max_pixels)
-    return Shot(
-        id=entry.id,
-        true=classes[measured.y[i]],
-        predicted=classes[first],
-        confidence=float(p[first]),
-        runner_up=classes[second],
-        image=thumbnail(entry.path, limits=limits, repair=outcome.settings.repair),
-        beside=outcome.beside.get(i),
-    )
-
-
-def thumbnail(path: Path, *, limits: Limits, repair: bool) -> str:
-    """A small JPEG as a data URI; "" if the file has gone meanwhile."""
-    try:
-        picture = decode(read(path, limits=limits), cover=_THUMBNAIL, limits=limits, repair=repair)
-    except PictureError:
-        return ""
-    image = Image.fromarray(np.ascontiguousarray(picture.pixels))
-    image.thumbnail((_THUMBNAIL, _THUMBNAIL), Image.Resampling.BICUBIC, reducing_gap=2.0)
-    stream = io.BytesIO()
-    image.save(stream, "JPEG", quality=70, optimize=True)
-    return "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode("ascii")
-
-
-def _cells(measured: Measured, shots: Mapping[int, Shot]) -> dict[tuple[int, int], tuple[Shot, ...]]:
-    """Those of the pictures shown that belong to each cell of the matrix."""
-    cells: dict[tuple[int, int], tuple[Shot, ...]] = {}
-    for i, shot in shots.items():
-        key = int(measured.y[i]), int(measured.predicted[i])
-        cells[key] = (*cells.get(key, ()), shot)
-    return cells
 
 
 def prediction_rows(measured: Measured, catalog: Catalog) -> list[tuple[object, ...]]:

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from graftage.measure.decide import Answers, RiskCoverage
 from graftage.measure.promises import ENOUGH, Promises
-from graftage.report.page import Promised
+from graftage.report.contents import Promised
 from graftage.serve.tables import listed, truth
 
 _UNSAID = "the model file does not say why"

@@ -9,7 +9,7 @@ from graftage import world
 from graftage.errors import OptionError
 
 if TYPE_CHECKING:
-    from graftage.learn.tune import Epoch
+    from graftage.learn.task import Epoch
 
 KNOWN = ("tensorboard", "wandb", "mlflow")
 

@@ -22,7 +22,8 @@ from graftage.tracking import Tracker
 if TYPE_CHECKING:
     from graftage.features.views import View
     from graftage.learn.network import Network
-    from graftage.learn.tune import Batches, Epoch, Task, Training
+    from graftage.learn.task import Batches, Epoch, Task
+    from graftage.learn.tune import Training
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -79,7 +80,7 @@ def inputs_of(ground: Ground, ready: Ready) -> "Iterator[Batches]":
 
 
 def starting_network(ground: Ground, ready: Ready, train: Ints | None) -> "Network":
-    """The network as it starts: with the head fitted to the rows it learns from, or a fresh one."""
+    """The network as it starts: with the head fitted to the rows (m,) that it learns from, or a fresh one."""
     from graftage.learn.network import Network, fresh_head, linear_head
 
     recipe, seed = ready.recipe, ground.settings.seed
@@ -91,7 +92,11 @@ def starting_network(ground: Ground, ready: Ready, train: Ints | None) -> "Netwo
 
 
 def training_device(settings: Settings) -> str:
-    """ "cuda" or "mps" where there is one and it is not ruled out, else "cpu"."""
+    """The device that trains: "cuda" or "mps" where there is one and it is not ruled out, else "cpu".
+
+    Raises:
+        OptionError: a device is asked for that is not to be had.
+    """
     import torch
 
     if settings.device in ("auto", "mps") and torch.backends.mps.is_available():
@@ -113,8 +118,16 @@ def precision_on(device: str, wanted: str) -> str:
 
 
 def make_task(ground: Ground, ready: Ready, batches: Any, train: Ints, held: Ints, name: str) -> "Task":
-    """A training of the recipe on the rows `train`; named "cost" it starts from a fresh head, to be timed."""
-    from graftage.learn.tune import Task, World
+    """A training of the recipe, ready to run.
+
+    Args:
+        ground: what all trainings stand on.
+        ready: the recipe, and the network taken apart for it.
+        batches: gives the inputs of rows, see `learn.task.Batches`.
+        train: int64 (m,) rows learnt from; held: int64 (h,) rows that it is judged on.
+        name: "cost" starts from a fresh head, to be timed and thrown away.
+    """
+    from graftage.learn.task import Task, World
 
     device = training_device(ground.settings)
     return Task(

@@ -32,7 +32,7 @@ from graftage.training import inputs_of, make_task, run_task, starting_network
 
 if TYPE_CHECKING:
     from graftage.learn.network import Network
-    from graftage.learn.tune import Epoch
+    from graftage.learn.task import Epoch
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -90,7 +90,11 @@ class Adapted:
 
 
 def adapt(ground: Ground, states: States) -> Adapted:
-    """Carries out the recipe asked for, and says why it ships what it ships."""
+    """Carries out the recipe asked for, and says why it ships what it ships.
+
+    Raises:
+        OptionError: the recipe cannot tune this network: several together, several layers, or one of Keras.
+    """
     name = ground.settings.recipe
     if name == "linear":
         return Adapted("linear", "the head alone was asked for", None, {})

@@ -4,12 +4,13 @@ import math
 from typing import Any
 
 from graftage.fromscratch import FromScratch, Trained
-from graftage.growth import estimate_json, finite, metric_words, rounded
+from graftage.growth import estimate_json, metric_words, rounded
 from graftage.measure.curve import FARTHEST
 from graftage.measure.interval import Estimate
 from graftage.measure.worth import LUCK, Exchange, Worth
 from graftage.report.curve import Rival, RivalRow
 from graftage.report.fan import Fan
+from graftage.writing import finite
 
 
 def summary(found: FromScratch) -> tuple[str, ...]:

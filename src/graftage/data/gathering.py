@@ -19,7 +19,7 @@ from graftage.data.decode import DEFAULT_LIMITS, Limits
 from graftage.data.inputs import Input, walk
 from graftage.data.rows import Asked, check, is_table, rows
 from graftage.data.shards import is_shard, members
-from graftage.data.sources import ignored
+from graftage.data.sources import ignored, is_dir
 from graftage.errors import DataError, OptionError
 
 STDIN: Final = "-"
@@ -91,7 +91,7 @@ class Named:
 
 
 def _opened(path: Path, asked: Asked, limits: Limits) -> Iterator[Input]:
-    if _is_dir(path):
+    if is_dir(path):
         for each in walk(path):
             if each.path is not None and is_shard(each.path):
                 yield from members(each.path, limits=limits)
@@ -178,7 +178,7 @@ def _choices(inside: str) -> Sequence[str]:
 
 def _count(path: Path) -> int | None:
     try:
-        if _is_dir(path):
+        if is_dir(path):
             return _count_files(path)
         if is_shard(path):
             return None
@@ -217,10 +217,3 @@ def _count_lines(file: Path, end: bytes) -> int | None:
     except OSError:
         return None
     return total + (last != end)
-
-
-def _is_dir(path: Path) -> bool:
-    try:
-        return path.is_dir()
-    except (OSError, ValueError):
-        return False

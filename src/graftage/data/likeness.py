@@ -9,13 +9,14 @@ and shade, not in detail. Where all pictures of a set share detail, as the bars 
 P pairs, S pixels a side.
 """
 
-import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
+
+from graftage.data.cores import cores
 
 Floats = NDArray[np.float32]
 Bytes = NDArray[np.uint8]
@@ -92,8 +93,7 @@ def likeness(A: Bytes, B: Bytes, common: Common | None = None) -> Floats:
         part = slice(start, start + _TOGETHER)
         found[part] = _likeness(A[part].astype(np.float32), B[part].astype(np.float32), common)
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    with ThreadPoolExecutor(cores) as pool:  # numpy works outside the interpreter's lock
+    with ThreadPoolExecutor(cores()) as pool:  # numpy works outside the interpreter's lock
         list(pool.map(compare, range(0, len(A), _TOGETHER)))
     return found
 

@@ -179,7 +179,7 @@ def unlabelled(paths: Sequence[Path]) -> tuple[Source, ...]:
     """
     rows: list[Source] = []
     for path in paths:
-        found = list(_files(path)) if _is_dir(path) else []
+        found = list(_files(path)) if is_dir(path) else []
         rows += [Source(file, file.as_posix()) for file in found or [path]]
     return tuple(rows)
 
@@ -233,7 +233,7 @@ def _class_rows(root: Path, folder: Path, split: str) -> tuple[Source, ...]:
     """The rows of one folder of class folders; files directly in it have no class."""
     rows: list[Source] = []
     for child in _children(folder):
-        if _is_dir(child):
+        if is_dir(child):
             rows += [_row(root, file, label=child.name, split=split) for file in _files(child)]
         else:
             rows.append(_row(root, child, split=split, reason=NO_CLASS_FOLDER))
@@ -266,7 +266,7 @@ def _files(top: Path) -> Iterator[Path]:
     pending: list[tuple[Path, frozenset[tuple[int, int]]]] = [(top, frozenset())]
     while pending:
         path, parents = pending.pop()
-        if not _is_dir(path):
+        if not is_dir(path):
             yield path
             continue
         status = path.stat()
@@ -276,7 +276,7 @@ def _files(top: Path) -> Iterator[Path]:
 
 
 def _folders(folder: Path) -> list[Path]:
-    return [child for child in _children(folder) if _is_dir(child)]
+    return [child for child in _children(folder) if is_dir(child)]
 
 
 def _children(folder: Path) -> list[Path]:
@@ -294,7 +294,8 @@ def ignored(name: str) -> bool:
     return name.startswith(".") or name.lower() in _JUNK
 
 
-def _is_dir(path: Path) -> bool:
+def is_dir(path: Path) -> bool:
+    """Whether it is a folder; what cannot be asked is none."""
     try:
         return path.is_dir()
     except (OSError, ValueError):  # it stays as a row, and `read` says what is wrong with it

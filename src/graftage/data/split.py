@@ -67,10 +67,11 @@ def merge_groups(*groups: Ints) -> Ints:
     edges = (np.concatenate(rows), np.concatenate(nodes))
     graph = coo_array((np.ones(len(edges[0]), dtype=np.int8), edges), shape=(total, total))
     _, component = connected_components(graph, directed=False)
-    return _renumbered(component[:n])
+    return renumbered(component[:n])
 
 
-def _renumbered(labels: NDArray[np.integer]) -> Ints:
+def renumbered(labels: NDArray[np.integer]) -> Ints:
+    """The same groups (n,), numbered 0, 1, … in the order in which they appear."""
     _, first, inverse = np.unique(labels, return_index=True, return_inverse=True)
     rank = np.empty(len(first), dtype=np.int64)
     rank[np.argsort(first)] = np.arange(len(first))

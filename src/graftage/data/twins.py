@@ -15,6 +15,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from graftage.data.likeness import SIDE, SIGNATURE, Common, common_detail, likeness, shrunk
+from graftage.data.split import renumbered
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float32]
@@ -119,7 +120,7 @@ def find_twins(
         for a, b, s, m in zip(first[one], first[other], like, flip, strict=True)
         if s >= level
     )
-    return Twins(_by_appearance(joined[group]), confirmed, level, _by_appearance(alike), tau, len(one))
+    return Twins(renumbered(joined[group]), confirmed, level, renumbered(alike), tau, len(one))
 
 
 def find_known(thumbnails: Bytes, known: Bytes) -> tuple[Ints, Floats]:
@@ -325,13 +326,6 @@ def _settled(n: int, one: Ints, other: Ints, like: Floats, least: float) -> tupl
 def _components(n: int, one: Ints, other: Ints) -> Ints:
     graph = coo_array((np.ones(len(one), np.int8), (one, other)), shape=(n, n))
     return np.asarray(connected_components(graph, directed=False)[1], dtype=np.int64)
-
-
-def _by_appearance(groups: Ints) -> Ints:
-    _, first, inverse = np.unique(groups, return_index=True, return_inverse=True)
-    rank = np.empty(len(first), dtype=np.int64)
-    rank[np.argsort(first)] = np.arange(len(first))
-    return rank[inverse]
 
 
 assert SIDE % _COARSE == 0

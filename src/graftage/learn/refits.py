@@ -5,7 +5,6 @@ log-loss of their leave-one-out (leave-one-group-out) predictions after a temper
 (m, D), J = I − 11ᵀ/m and A the smaller of JZZᵀJ + λI and ZᵀJZ + λI, everything follows from one Cholesky factor of A.
 """
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ import scipy.linalg
 from numpy.typing import NDArray
 from threadpoolctl import ThreadpoolController
 
+from graftage.data.cores import cores
 from graftage.data.split import locked_test
 from graftage.learn import defaults
 from graftage.learn.gram import Floats, Labels
@@ -101,8 +101,7 @@ def _gram(rows: NDArray[np.float32]) -> Floats:
 
 def _in_threads(work: Callable[[tuple[int, int]], None], jobs: list[tuple[int, int]]) -> Iterator[None]:
     """Each job on a core of its own: small factorisations gain little from a second one."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    with ThreadpoolController().limit(limits=1, user_api="blas"), ThreadPoolExecutor(cores) as pool:
+    with ThreadpoolController().limit(limits=1, user_api="blas"), ThreadPoolExecutor(cores()) as pool:
         yield from pool.map(work, jobs)
 
 

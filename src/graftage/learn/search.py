@@ -4,7 +4,6 @@ A candidate is a family of classifier, a transform of the features and a penalty
 the lowest log-loss leads, and within one standard error of it the simpler family is taken.
 """
 
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ import scipy.linalg
 from numpy.typing import NDArray
 from threadpoolctl import ThreadpoolController
 
+from graftage.data.cores import cores
 from graftage.learn import defaults
 from graftage.learn.chunking import chunks
 from graftage.learn.gram import Floats, Labels, Reals, Smoother, iter_held_out, iter_held_out_primal, moments, principal
@@ -163,11 +163,10 @@ def _side_by_side(jobs: "Sequence[Callable[[], _Tried]]") -> "list[_Tried]":
     Two jobs on one core each take half the time of one after the other on two: the algebra's own threads wait for each
     other more than they work.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    workers = min(len(jobs), cores)
+    workers = min(len(jobs), cores())
     if workers <= 1:  # then the algebra keeps the threads that the caller gave it
         return [job() for job in jobs]
-    with _pools().limit(limits=cores // workers, user_api="blas"), ThreadPoolExecutor(workers) as pool:
+    with _pools().limit(limits=cores() // workers, user_api="blas"), ThreadPoolExecutor(workers) as pool:
         return list(pool.map(lambda job: job(), jobs))
 
 

@@ -1,8 +1,5 @@
 """A heat map becomes a see-through picture to lay over another: orange speaks for, blue against, grey was not seen."""
 
-import base64
-import io
-
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
@@ -37,26 +34,6 @@ def _shrunk(heat: NDArray[np.float32], longest: int | None) -> NDArray[np.float3
         for side, n in ((side, max(1, round(side * longest / max(height, width)))) for side in (height, width))
     )
     return np.asarray(heat[ys[:, None], xs[None]], np.float32)
-
-
-def png(image: Image.Image) -> bytes:
-    """A picture as the bytes of a PNG."""
-    stream = io.BytesIO()
-    image.save(stream, "PNG", optimize=True)
-    return stream.getvalue()
-
-
-def png_uri(image: Image.Image) -> str:
-    """A picture as the data URI of a PNG."""
-    return "data:image/png;base64," + base64.b64encode(png(image)).decode("ascii")
-
-
-def jpeg_uri(pixels: NDArray[np.uint8], *, longest: int, quality: int = 80) -> str:
-    """Pixels (H, W, 3) as the data URI of a JPEG whose longer side has at most so many pixels."""
-    image, stream = Image.fromarray(np.ascontiguousarray(pixels)), io.BytesIO()
-    image.thumbnail((longest, longest), Image.Resampling.BICUBIC, reducing_gap=2.0)
-    image.save(stream, "JPEG", quality=quality, optimize=True)
-    return "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode("ascii")
 
 
 def over(pixels: NDArray[np.uint8], heat: NDArray[np.float32]) -> Image.Image:

@@ -4,7 +4,7 @@ All of it comes from the model file. Numbers that are not finite become null, si
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
@@ -48,7 +48,7 @@ def card(bundle: Bundle) -> list[tuple[str, str]]:
     return [
         (
             "Intended use",
-            f"Names one of {len(bundle.classes):,} classes for a picture: {_names(bundle.classes)}. It is meant for "
+            f"Names one of {len(bundle.classes):,} classes for a picture: {named(bundle.classes)}. It is meant for "
             "pictures taken as those it learnt from were.",
         ),
         ("Learnt from", f"{learnt}, on top of {_public(backbone.id)}, which was pretrained on {backbone.pretraining}."),
@@ -72,6 +72,7 @@ def _public(name: str) -> str:
     return PurePath(name).name if PurePath(name).is_absolute() else name
 
 
-def _names(names: tuple[str, ...]) -> str:
+def named(names: Sequence[str]) -> str:
+    """The first of some names, in a sentence; how many more there are."""
     more = f" and {len(names) - _NAMED:,} more" if len(names) > _NAMED else ""
     return ", ".join(names[:_NAMED]) + more

@@ -7,7 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from graftage.report import overlay
+from graftage.report.overlay import overlay
+from graftage.report.pictures import jpeg_uri, png_uri
 from graftage.serve.bundle import Bundle
 from graftage.serve.predict import Explanation, Prediction, Predictor
 from graftage.serve.uploads import Upload
@@ -37,7 +38,7 @@ def explained(
         "label": found.label,
         "prediction": vars(prediction),
         "heat": {
-            "png": overlay.png_uri(overlay.overlay(found.heat.picture, longest=_HEAT)),
+            "png": png_uri(overlay(found.heat.picture, longest=_HEAT)),
             "width": width,
             "height": height,
             "log_odds": found.heat.end,
@@ -45,7 +46,7 @@ def explained(
             "method": found.heat.method,
         },
         "similar": _similar(predictor, found, shown_pictures(predictor.bundle) if thumbnails else {}),
-        "picture": overlay.jpeg_uri(found.pixels, longest=_SHOWN) if picture else None,
+        "picture": jpeg_uri(found.pixels, longest=_SHOWN) if picture else None,
     }
 
 
@@ -67,7 +68,7 @@ def _similar(predictor: Predictor, found: Explanation, shown: dict[str, NDArray[
             "id": near.id,
             "label": predictor.classes[near.label],
             "similarity": near.similarity,
-            "thumbnail": overlay.png_uri(Image.fromarray(shown[near.id])) if near.id in shown else None,
+            "thumbnail": png_uri(Image.fromarray(shown[near.id])) if near.id in shown else None,
         }
         for near in found.similar
     ]

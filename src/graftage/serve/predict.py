@@ -152,7 +152,11 @@ class Predictor:
         return (answered.prediction for answered in self.answers(inputs, workers=workers))
 
     def answers(self, inputs: Iterable[Input], *, workers: int = 0) -> Generator[Answered, None, None]:
-        """An answer for every input, in order, as they are ready; inputs are taken as they are needed."""
+        """An answer for every input, in order, as they are ready; inputs are taken as they are needed.
+
+        Raises:
+            OptionError: a negative number of workers.
+        """
         if workers < 0:
             raise OptionError(f"workers must be 0 or more, got {workers}")
         return self._stream(inputs, workers)

@@ -8,16 +8,15 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from graftage.commands.naming import add_naming, named_by
+from graftage.commands.raying import add_ray, workers_of
+from graftage.commands.saying import Commands, add_command
 from graftage.flags import add_flags, given_flags
-from graftage.naming import add_naming, named_by
-from graftage.raying import add_ray, workers_of
 from graftage.settings import FITS, Settings
 
 if TYPE_CHECKING:
     from graftage.data.gathering import Named
     from graftage.features.embed import Embedded, Embedder
-
-    Commands = argparse._SubParsersAction[argparse.ArgumentParser]
 
 _TEXT = """\
 The feature vector of every picture, for searching, clustering, or models of your own: float32, by the same decoder,
@@ -36,15 +35,9 @@ _FLAGS = ("architecture", "img_size", "layers", "licence", "device", "precision"
 _TELL = 100  # rows between two words about progress
 
 
-def add_embed(commands: "Commands") -> None:
+def add_embed(commands: Commands) -> None:
     """Adds the command to the command line."""
-    parser = commands.add_parser(
-        "embed",
-        help="pictures → feature vectors of a network",
-        description=_TEXT,
-        epilog=_END,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = add_command(commands, "embed", "pictures → feature vectors of a network", text=_TEXT, end=_END)
     add_naming(parser)
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help="a .parquet or .npz file")
     parser.add_argument(

@@ -11,10 +11,11 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from graftage.commands.models import add_engine, loaded_by
+from graftage.commands.naming import add_naming, named_by
+from graftage.commands.raying import add_ray, workers_of
+from graftage.commands.saying import Commands, add_command, say
 from graftage.errors import OptionError
-from graftage.flags import add_flags
-from graftage.naming import add_naming, named_by
-from graftage.raying import add_ray, workers_of
 
 if TYPE_CHECKING:
     from graftage.data.gathering import Named
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
     from graftage.serve.batch import Tally
     from graftage.serve.predict import Answered, Predictor
     from graftage.serve.tables import Format
-
-    Commands = argparse._SubParsersAction[argparse.ArgumentParser]
 
 _MOST = 1000  # pictures proposed for labelling, at most
 _TEXT = """\
@@ -56,15 +55,9 @@ examples:
 """
 
 
-def add_predict(commands: "Commands") -> None:
+def add_predict(commands: Commands) -> None:
     """Adds the command to the command line."""
-    parser = commands.add_parser(
-        "predict",
-        help="model and pictures → a row per picture",
-        description=_TEXT,
-        epilog=_END,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = add_command(commands, "predict", "model and pictures → a row per picture", text=_TEXT, end=_END)
     parser.add_argument("model", type=Path, metavar="MODEL", help="a model.safetensors, or the folder of a run")
     add_naming(parser)
     parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="write here instead of the terminal")
@@ -78,7 +71,7 @@ def add_predict(commands: "Commands") -> None:
     parser.add_argument("--drift", action="store_true", help="then tell how right, how strange, what to label")
     parser.add_argument("--drift-report", type=Path, metavar="FILE", help="write that as JSON, too")
     parser.add_argument("--most-worth", type=int, metavar="N", help="pictures to propose for labelling (default: 20)")
-    add_flags(parser, ("device", "precision", "workers", "repair"))
+    add_engine(parser)
     parser.set_defaults(run=_predict)
 
 
@@ -105,8 +98,7 @@ def _predict(arguments: argparse.Namespace) -> int:
     try:
         return _rows(arguments)
     except KeyboardInterrupt as stop:
-        for line in ("\ngraftage: interrupted", *getattr(stop, "__notes__", ())):
-            print(_encodable(line), file=sys.stderr)
+        say("\ngraftage: interrupted", *getattr(stop, "__notes__", ()), to=sys.stderr)
         if arguments.output is not None:
             print("the same command with --resume goes on from there", file=sys.stderr)
         return 130
@@ -123,7 +115,7 @@ def _rows(arguments: argparse.Namespace) -> int:
     if arguments.ray is not None and (arguments.resume or arguments.drift or arguments.drift_report):
         flag = "--resume" if arguments.resume else "--drift"
         raise OptionError(f"{flag} goes with one process, not yet with many: leave out --ray, or {flag}")
-    predictor = _loaded(arguments)
+    predictor = loaded_by(arguments, arguments.model)
     watch = _watch(arguments, predictor)
     inputs = _some(named, predictor) if arguments.ray is None else ()  # workers read their own
     quiet = arguments.output is None
@@ -190,8 +182,7 @@ def _tell(arguments: argparse.Namespace, watch: "Watch") -> None:
     found = watch.result()
     if arguments.drift_report is not None:
         driftstory.write(found, arguments.drift_report)
-    for line in driftstory.summary(found):
-        print(_encodable(line), file=sys.stdout if arguments.output else sys.stderr)
+    say(*driftstory.summary(found), to=sys.stdout if arguments.output else sys.stderr)
 
 
 def _some(named: "Named", predictor: "Predictor") -> Iterator["Input"]:
@@ -202,13 +193,6 @@ def _some(named: "Named", predictor: "Predictor") -> Iterator["Input"]:
         what = f"{named.list}: the list names" if named.list else f"{', '.join(named.paths)}: there is"
         raise OptionError(f"{what} no picture")
     return chain([first], inputs)
-
-
-def _loaded(arguments: argparse.Namespace) -> "Predictor":
-    from graftage.serve.predict import load
-
-    device, precision = arguments.device or "auto", arguments.precision or "auto"
-    return load(arguments.model, device=device, precision=precision, repair=bool(arguments.repair))
 
 
 def _format(arguments: argparse.Namespace) -> "Format":
@@ -266,8 +250,7 @@ def _goes_on(rows: int) -> str:
 def _closed(arguments: argparse.Namespace, tally: "Tally") -> int:
     """What a person is told in the end, and the exit status."""
     if arguments.output is not None:
-        print(_encodable(f"{tally.rows - tally.left:,} pictures predicted, {tally.left:,} could not be used; "
-                         f"{arguments.output}"))  # fmt: skip
+        say(f"{tally.rows - tally.left:,} pictures predicted, {tally.left:,} could not be used; {arguments.output}")
     elif tally.left:
         print(f"{tally.left:,} of {tally.rows:,} could not be used", file=sys.stderr)
     if tally.broken:
@@ -277,8 +260,3 @@ def _closed(arguments: argparse.Namespace, tally: "Tally") -> int:
             file=sys.stderr,
         )
     return 2 if tally.broken else 0
-
-
-def _encodable(text: str) -> str:
-    encoding = sys.stdout.encoding or "utf-8"
-    return text.encode(encoding, "backslashreplace").decode(encoding)

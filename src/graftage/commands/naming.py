@@ -10,6 +10,9 @@ if TYPE_CHECKING:
     from graftage.data.gathering import Named
 
 
+LABELLED = "class folders, train/val/test folders of them, or a table"  # where labels are needed, too
+
+
 def add_naming(parser: argparse.ArgumentParser) -> None:
     """The paths, and the flags that say how lists and tables are read."""
     parser.add_argument("paths", nargs="*", metavar="PATH", help="pictures, folders, shards, tables, or -")

@@ -10,14 +10,14 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from graftage.commands.models import loaded_by
+from graftage.commands.saying import Commands, add_command
 from graftage.errors import OptionError
 from graftage.flags import add_flags
 
 if TYPE_CHECKING:
     from graftage.serve.guard import Rules
     from graftage.serve.predict import Predictor
-
-    Commands = argparse._SubParsersAction[argparse.ArgumentParser]
 
 _KEY = "GRAFTAGE_API_KEY"
 _LOCAL = frozenset({"localhost", "127.0.0.1", "[::1]"})
@@ -43,15 +43,9 @@ examples:
 """
 
 
-def add_serve(commands: "Commands") -> None:
+def add_serve(commands: Commands) -> None:
     """Adds the command to the command line."""
-    parser = commands.add_parser(
-        "serve",
-        help="model → HTTP server with a page for the browser",
-        description=_TEXT,
-        epilog=_END,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = add_command(commands, "serve", "model → HTTP server with a page for the browser", text=_TEXT, end=_END)
     parser.add_argument(
         "models", nargs="+", metavar="[NAME=]MODEL", help="a model.safetensors or a run's folder, and its name"
     )
@@ -92,7 +86,7 @@ def _serve(arguments: argparse.Namespace) -> int:
         raise OptionError(f"workers must be 0 or more, got {arguments.workers}")
     named = names_of(arguments.models)
     with listen(arguments.host, arguments.port) as bound, logged():
-        models = {name: _loaded(arguments, path) for name, path in named.items()}
+        models = {name: _opened(arguments, path) for name, path in named.items()}
         app = create_app(
             models,
             limits=limits,
@@ -112,11 +106,8 @@ def _serve(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _loaded(arguments: argparse.Namespace, path: Path) -> "Predictor":
-    from graftage.serve.predict import load
-
-    device, precision = arguments.device or "auto", arguments.precision or "auto"
-    loaded = load(path, device=device, precision=precision, repair=bool(arguments.repair))
+def _opened(arguments: argparse.Namespace, path: Path) -> "Predictor":
+    loaded = loaded_by(arguments, path)
     for notice in loaded.forward.notices:
         print(f"{path}: {notice}", file=sys.stderr)
     return loaded
