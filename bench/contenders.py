@@ -18,8 +18,11 @@ import numpy as np
 
 from graftage import looking
 from graftage.data.catalog import Catalog
-from graftage.features.backbone import BUNDLED, build, find, random_weights, read_weights
+from graftage.features.backbone import find
+from graftage.features.building import build, random_weights
+from graftage.features.bundled import BUNDLED
 from graftage.features.cache import write_whole
+from graftage.features.weights import read_weights
 from graftage.progress import Journal, Silent
 from graftage.settings import Settings
 from splits import SOLAR, link, name_of, own_split

@@ -17,7 +17,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from graftage.features.backbone import BUNDLED, find, random_weights
+from graftage.features.backbone import find
+from graftage.features.building import random_weights
+from graftage.features.bundled import BUNDLED
 from pictures import class_folders
 from saved import machine
 

@@ -29,7 +29,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from graftage.errors import BackboneError
 from graftage.features import keras_networks, zoo
-from graftage.features.backbone import BUNDLED
+from graftage.features.bundled import BUNDLED
 from graftage.features.zoo import Facts, regressors, spdx
 
 HERE = Path(zoo.__file__).parent

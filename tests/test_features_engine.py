@@ -13,7 +13,9 @@ from safetensors.numpy import load_file, save_file
 
 from graftage.errors import OptionError, StoreError
 from graftage.features import engine as module
-from graftage.features.backbone import DEFAULT, Backbone, build, find, read_weights
+from graftage.features.backbone import find
+from graftage.features.building import build
+from graftage.features.bundled import DEFAULT
 from graftage.features.engine import (
     FLOAT32_TOLERANCE,
     Agreement,
@@ -26,8 +28,10 @@ from graftage.features.engine import (
     prepared_weights,
     probe_squares,
 )
+from graftage.features.facts import Backbone
 from graftage.features.graph import Refused, Requests, convert
 from graftage.features.preprocess import Preprocess
+from graftage.features.weights import read_weights
 
 Make = Callable[[str], Backbone]
 

@@ -18,10 +18,13 @@ import torch
 
 from graftage.errors import BackboneError
 from graftage.features import keras_networks as module
-from graftage.features.backbone import Backbone, build, file_hash, find, random_weights, read_weights, with_flat_output
+from graftage.features.backbone import find
+from graftage.features.building import build, random_weights
 from graftage.features.engine import open_forward
+from graftage.features.facts import Backbone, file_hash
 from graftage.features.keras_networks import keras_names, preprocess_keras
 from graftage.features.prepare import prepare_elsewhere
+from graftage.features.weights import read_weights, with_flat_output
 
 pytestmark = pytest.mark.skipif(find_spec("keras") is None, reason="Keras is not installed")
 

@@ -13,7 +13,7 @@ import torch
 
 from graftage.errors import BackboneError, OptionError
 from graftage.features import zoo
-from graftage.features.backbone import BUNDLED
+from graftage.features.bundled import BUNDLED
 from graftage.features.zoo import (
     Facts,
     Wish,

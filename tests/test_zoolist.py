@@ -15,7 +15,7 @@ from graftage.data.catalog import scan
 from graftage.data.sources import labelled
 from graftage.errors import BackboneError, OptionError
 from graftage.features import speeds
-from graftage.features.backbone import DEFAULT
+from graftage.features.bundled import DEFAULT
 from graftage.features.speeds import Speed, note_speed
 from graftage.features.zoo import facts_of, known
 from graftage.progress import Journal, Silent

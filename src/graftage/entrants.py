@@ -12,10 +12,10 @@ from graftage.data.decode import Limits as PictureLimits
 from graftage.data.sources import read
 from graftage.errors import BackboneError, OptionError, PictureError
 from graftage.features import athand
-from graftage.features.backbone import DEFAULT, Backbone
+from graftage.features.bundled import DEFAULT
 from graftage.features.engine import Forward
 from graftage.features.extract import see
-from graftage.features.facts import BackboneInfo
+from graftage.features.facts import Backbone, BackboneInfo
 from graftage.features.preprocess import Fit, Preprocess
 from graftage.features.variants import LARGEST_SIZE, LEAST_SIZE, parse
 from graftage.features.zoo import facts_of, known, prior_gap

@@ -43,7 +43,7 @@ from graftage.data.listing import Columns, title_of
 from graftage.data.sources import Source, Sources, labelled, natural_key
 from graftage.entrants import Bounds
 from graftage.errors import DataError, OptionError
-from graftage.features.backbone import DEFAULT
+from graftage.features.bundled import DEFAULT
 from graftage.features.engine import choose_device
 from graftage.ground import ground_pictures
 from graftage.growth import Curved

@@ -14,7 +14,7 @@ from graftage.data.catalog import Catalog, Entry, require_learnable
 from graftage.data.grouping import groups_of
 from graftage.data.split import locked_test
 from graftage.errors import DataError, OptionError
-from graftage.features.backbone import DEFAULT
+from graftage.features.bundled import DEFAULT
 from graftage.features.engine import Forward, choose_device, open_forward, prepared_weights
 from graftage.features.preprocess import Fit
 from graftage.gate import Gate, Suspected

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from graftage.features.backbone import BUNDLED, bundled_path
+from graftage.features.bundled import BUNDLED, bundled_path
 from graftage.features.hub import WEIGHTS
 from graftage.features.hubcache import find
 from graftage.features.keras_networks import is_keras

@@ -24,11 +24,13 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from graftage.errors import OptionError
-from graftage.features.backbone import Backbone, Weights, build, read_weights
+from graftage.features.building import build
 from graftage.features.cache import appearing, cache_root, ready, write_whole
+from graftage.features.facts import Backbone, Weights
 from graftage.features.graph import Damaged, Precision, Refused, Requests, convert
 from graftage.features.keras_networks import is_keras, keras_version
 from graftage.features.preprocess import Preprocess
+from graftage.features.weights import read_weights
 
 if TYPE_CHECKING:
     import torch

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from graftage.features.backbone import build
+from graftage.features.building import build
 from graftage.features.facts import BackboneInfo
 from graftage.features.keras_networks import is_keras
 from graftage.features.stages import Cut, Uncut, after_cut, choose_cut, stage_cuts
