@@ -28,8 +28,11 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from graftage.errors import BackboneError
-from graftage.features import keras_networks, zoo
+from graftage.features import zoo
 from graftage.features.bundled import BUNDLED
+from graftage.features.keras_cache import wanted_file
+from graftage.features.keras_itself import keras_facts, keras_model, keras_names, keras_settings
+from graftage.features.keras_networks import LICENCES
 from graftage.features.zoo import Facts, regressors, spdx
 
 HERE = Path(zoo.__file__).parent
@@ -220,13 +223,13 @@ def through(module: Any, picture: torch.Tensor) -> tuple[int, tuple[int, ...]]:
 
 
 def of_keras() -> Iterator[Facts]:
-    for name in keras_networks.keras_names():
+    for name in keras_names():
         try:
-            model, facts = keras_networks._model(name, device="meta"), keras_networks._facts(name)
+            model, facts = keras_model(name, device="meta"), keras_facts(name)
         except BackboneError as error:  # NASNet does not run on PyTorch
             print(error, file=sys.stderr)
             continue
-        with keras_networks._settings("meta"):
+        with keras_settings("meta"):
             picture = torch.zeros(1, facts.size, facts.size, 3, device="meta")
             macs, _ = through(partial(model, training=False), picture)
         family = next(family for pattern, family in KERAS_FAMILY if re.match(pattern, name))
@@ -240,8 +243,8 @@ def of_keras() -> Iterator[Facts]:
             facts.map[-1],
             "in21k→in1k" if name in KERAS_21K else "in1k",
             KERAS_TOP1.get(name),
-            keras_networks._LICENCES.get(name, "unknown"),
-            keras_networks._wanted(name).file,
+            LICENCES.get(name, "unknown"),
+            wanted_file(name).file,
         )
 
 

@@ -14,6 +14,7 @@ from safetensors.numpy import load_file, save_file
 from graftage.errors import OptionError, StoreError
 from graftage.features import engine as module
 from graftage.features.backbone import find
+from graftage.features.batches import TorchBatches
 from graftage.features.building import build
 from graftage.features.bundled import DEFAULT
 from graftage.features.engine import (
@@ -478,7 +479,7 @@ def test_no_bfloat16_and_no_float32_graph_ends_on_pytorch(
 
 def test_pytorch_batches_are_filled_up_so_that_company_does_not_matter(resnet: Backbone) -> None:
     network = module._network(resnet, resnet.preprocess, None)
-    run = module._TorchBatches(network.module(), 4, "cpu")
+    run = TorchBatches(network.module(), 4, "cpu")
     squares = squares_of(resnet, 6)
     wanted = reference(resnet, squares)
     for count in (1, 4, 5, 6):
@@ -489,7 +490,7 @@ def test_pytorch_batches_are_filled_up_so_that_company_does_not_matter(resnet: B
         def forward(self, squares: torch.Tensor) -> torch.Tensor:
             return torch.full((len(squares), 1), float(len(squares)))
 
-    assert module._TorchBatches(Company(), 4, "cpu")(squares).tolist() == [[4.0]] * 6
+    assert TorchBatches(Company(), 4, "cpu")(squares).tolist() == [[4.0]] * 6
 
 
 def test_preprocess_is_part_of_the_graph(network: Make) -> None:

@@ -27,7 +27,8 @@ from graftage.features import hub
 from graftage.features.building import create
 from graftage.features.bundled import BUNDLED, find_bundled
 from graftage.features.facts import Backbone, BackboneInfo, Origin, file_hash
-from graftage.features.keras_networks import SUFFIXES, find_keras, is_keras
+from graftage.features.keras_itself import is_keras
+from graftage.features.keras_networks import SUFFIXES, find_keras
 from graftage.features.local_files import origin_of_file
 from graftage.features.preprocess import Preprocess
 from graftage.features.repositories import origin_of, timms_preprocess

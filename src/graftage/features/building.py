@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 
 from graftage.errors import BackboneError
 from graftage.features.facts import Weights, require_same
-from graftage.features.keras_networks import build_keras, is_keras
+from graftage.features.keras_itself import is_keras
+from graftage.features.keras_module import build_keras
 from graftage.features.variants import layers_of
 
 if TYPE_CHECKING:

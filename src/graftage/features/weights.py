@@ -13,7 +13,8 @@ from graftage.errors import BackboneError
 from graftage.features.building import array_of, create, tensors_of
 from graftage.features.bundled import BUNDLED, find_bundled
 from graftage.features.facts import Backbone, Weights, require_same
-from graftage.features.keras_networks import flat_width, is_keras, read_keras_weights
+from graftage.features.keras_itself import is_keras
+from graftage.features.keras_networks import flat_width, read_keras_weights
 from graftage.features.recognise import classifier_of, is_counted, recognised
 from graftage.features.torchvision_files import from_torchvision
 from graftage.features.transformers_files import from_transformers

@@ -11,7 +11,7 @@ from torch import nn
 
 from graftage.errors import BackboneError, BundleError, ExportError
 from graftage.features.building import build
-from graftage.features.keras_networks import is_keras
+from graftage.features.keras_itself import is_keras
 from graftage.features.squaring import KNOWN, Square
 from graftage.learn.head import Head
 from graftage.serve.bundle import Bundle
