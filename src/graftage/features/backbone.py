@@ -19,12 +19,13 @@ import difflib
 import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from graftage.errors import BackboneError
 from graftage.features import hub
-from graftage.features.building import create
+from graftage.features.building import create, outline
 from graftage.features.bundled import BUNDLED, find_bundled
 from graftage.features.facts import Backbone, BackboneInfo, Origin, file_hash
 from graftage.features.keras_itself import is_keras
@@ -121,7 +122,7 @@ def _described(backbone_id: str, architecture: str, path: Path, origin: Origin |
         path: the file of weights.
         origin: what is told of weights that are not timm's own.
     """
-    module = create(architecture, num_classes=0).eval()
+    module = outline(architecture)
     config: dict[str, Any] = module.pretrained_cfg
     # timm knows where its own weights come from, not those of others
     if origin is None:
@@ -156,7 +157,7 @@ def _vector_width(module: Any, size: int, what: str) -> int:
     import torch
 
     with torch.inference_mode():
-        vector = module(torch.zeros(1, 3, size, size))
+        vector = module(torch.zeros(1, 3, size, size, device="meta"))
     if not isinstance(vector, torch.Tensor) or vector.ndim != 2:
         raise BackboneError(f"{what}: without its classifier this network gives no vector for a picture; take another")
     return int(vector.shape[1])
@@ -202,18 +203,22 @@ def _width(backbone: Backbone, size: int, layers: int) -> int:
         return info.features + sum(BUNDLED[info.id].maps[-1 - i] for i in range(1, layers))
     if layers == 1 and size == backbone.preprocess.size:
         return info.features
-    import torch
+    from graftage.features.layers import Shallow
 
-    module = create(info.architecture, num_classes=0, size=size).eval()
     try:
         if layers > 1:
-            from graftage.features.layers import Layered, Shallow, check
-
-            try:
-                return sum(check(Layered(module, layers), module, size))
-            except Shallow as reason:
-                raise BackboneError(f"backbone {info.id}: {layers} of its layers cannot be had: {reason}") from reason
-        with torch.inference_mode():
-            return int(module(torch.zeros(1, 3, size, size)).shape[-1])
+            return _layers_width(info.architecture, size, layers)
+        return _vector_width(outline(info.architecture, size=size), size, info.architecture)
+    except Shallow as reason:
+        raise BackboneError(f"backbone {info.id}: {layers} of its layers cannot be had: {reason}") from reason
     except (RuntimeError, AssertionError, ValueError) as error:
         raise BackboneError(f"backbone {info.id} does not take squares of {size} pixels: {error}") from error
+
+
+@cache
+def _layers_width(architecture: str, size: int, layers: int) -> int:
+    """Width of several layers together. The network is run for it, with random weights: once in a process is enough."""
+    from graftage.features.layers import Layered, check
+
+    module = create(architecture, num_classes=0, size=size).eval()
+    return sum(check(Layered(module, layers), module, size))

@@ -129,6 +129,17 @@ def create(architecture: str, *, num_classes: int, size: int | None = None) -> A
         ) from error
 
 
+def outline(architecture: str, *, size: int | None = None) -> Any:
+    """timm's module without classifier, in evaluation mode, with shapes but no weights: PyTorch's device "meta".
+
+    It takes neither the memory of the weights nor the time for random ones. See `create` for what it raises.
+    """
+    import torch
+
+    with torch.device("meta"):
+        return create(architecture, num_classes=0, size=size).eval()
+
+
 def array_of(tensor: "torch.Tensor") -> NDArray[np.generic]:
     """A CPU tensor as an array of the same shape and type, half precision as float32; memory may be shared."""
     import torch

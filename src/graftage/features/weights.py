@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from graftage.errors import BackboneError
-from graftage.features.building import array_of, create, tensors_of
+from graftage.features.building import array_of, create, outline, tensors_of
 from graftage.features.bundled import BUNDLED, find_bundled
 from graftage.features.facts import Backbone, Weights, require_same
 from graftage.features.keras_itself import is_keras
@@ -38,8 +38,8 @@ def read_weights(backbone: Backbone) -> Weights:
         state = _read_state(backbone.file)
         full = create(backbone.info.architecture, num_classes=1000).state_dict()
         state = dict(zip(full, state.values(), strict=True))  # the packages keep timm's order under their own names
-        return _without_classifier(state, backbone, create(backbone.info.architecture, num_classes=0))
-    module = create(backbone.info.architecture, num_classes=0)
+        return _without_classifier(state, backbone, outline(backbone.info.architecture))
+    module = outline(backbone.info.architecture)
     tensors = from_transformers(read_file(backbone.file).tensors)
     tensors = from_torchvision(tensors, backbone.info.architecture, _shapes(module.state_dict()))
     return _without_classifier({name: array_of(tensor) for name, tensor in tensors.items()}, backbone, module)
