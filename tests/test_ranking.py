@@ -1,7 +1,8 @@
 import gc
 import re
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from graftage.entrants import Bounds, Cost, other_uses
 from graftage.errors import BackboneError, OptionError
 from graftage.features import extract
 from graftage.features.backbone import find
+from graftage.features.engine import Forward, open_forward
 from graftage.features.facts import BackboneInfo
 from graftage.features.preprocess import Fit
 from graftage.measure.interval import Estimate
@@ -126,30 +128,58 @@ def test_pictures_to_test_on_are_not_looked_at_in_the_race(tmp_path: Path, monke
     assert not [path for path in seen if "test" in path.relative_to(tmp_path / "photos").parts]
 
 
-def test_no_two_networks_are_held_at_once(
-    class_folders: Path, decoy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    alive = weakref.WeakSet[object]()
-    most = opened = 0
-    original = looking.open_forward
+@dataclass
+class Held:
+    """What runs networks: how many of them are alive, were alive at once, and were opened at all."""
 
-    def counted(*args: object, **kwargs: object) -> object:
-        nonlocal most, opened
+    alive: weakref.WeakSet[object] = field(default_factory=weakref.WeakSet)
+    most: int = 0
+    opened: int = 0
+
+
+@pytest.fixture
+def held(monkeypatch: pytest.MonkeyPatch) -> Iterator[Held]:
+    """Networks are counted as they are opened; a network goes with its last use, not when the collector comes by."""
+    found, original = Held(), looking.open_forward
+
+    def counted(*args: object, **kwargs: object) -> Forward:
         forward = original(*args, **kwargs)  # type: ignore[arg-type]
-        alive.update((forward, forward.run))
-        most, opened = max(most, len(alive)), opened + 1
+        found.alive.add(forward.run)
+        found.most, found.opened = max(found.most, len(found.alive)), found.opened + 1
         return forward
 
     monkeypatch.setattr(looking, "open_forward", counted)
     gc.collect()
-    gc.disable()  # a network goes with its last use, not when the collector comes by
-    try:
-        graftage.rank(class_folders, candidates=f"{LITE0},{decoy}", output=tmp_path / "r.html", fit="squash")
-    finally:
-        gc.enable()
-    assert opened > 4
-    assert most == 2  # what one network is called by, and what runs it
-    assert not alive
+    gc.disable()
+    yield found
+    gc.enable()
+
+
+def test_no_two_networks_are_held_at_once(class_folders: Path, decoy: Path, tmp_path: Path, held: Held) -> None:
+    graftage.rank(class_folders, candidates=f"{LITE0},{decoy}", output=tmp_path / "r.html", fit="squash")
+    assert held.opened > 4
+    assert held.most == 1
+    assert not held.alive
+
+
+def test_train_with_backbone_auto_lets_its_first_network_go_before_others_race(
+    class_folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, decoy: Path, held: Held
+) -> None:
+    monkeypatch.setattr(entrants, "at_hand", lambda: [str(decoy), LITE0])
+    graftage.train(class_folders, output=tmp_path / "run", backbone="auto", recipe="linear", fit="squash")
+    assert held.opened > 4
+    assert held.most == 1
+
+
+def test_a_network_that_was_let_go_is_still_known_but_runs_no_more() -> None:
+    backbone = find(LITE0)
+    forward = open_forward(backbone, backbone.preprocess)
+    gone, runs = forward.let_go(), weakref.ref(forward.run)
+    assert (gone.key, gone.features, gone.batch) == (forward.key, forward.features, forward.batch)
+    del forward
+    assert runs() is None
+    with pytest.raises(AssertionError, match="was let go"):
+        gone(np.zeros((1, 224, 224, 3), np.uint8))
 
 
 def test_train_with_backbone_auto_takes_the_best_and_corrects_for_the_choice(

@@ -112,6 +112,10 @@ class Looked:
     forward: Forward
     journal: Journal
 
+    def let_go(self) -> "Looked":
+        """The same without what runs the network, for what may follow without it."""
+        return replace(self, forward=self.forward.let_go())
+
     def gate(self, catalog: Catalog, *, learnable: bool = True) -> tuple[Catalog, Gate]:
         """Every usable picture looked at: the catalog with what belongs together, and what was found.
 

@@ -123,6 +123,7 @@ def train(data: str | Path | Settings, *, watcher: Watcher | None = None, **opti
             split = parting.partition(catalog, settings)
             suspected = steps.suspect(catalog, closed, split, settings.seed, journal)
             closed = closed.without_features()
+            looked = steps.before_choice(looked, settings)
             looked, rivals = steps.choose_backbone(looked, catalog, split, settings)
             catalog, fit, others = steps.choose_fit(looked, catalog, split)
             others = steps.together(rivals, others)

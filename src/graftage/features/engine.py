@@ -69,6 +69,14 @@ class Forward:
         """Features of square pictures: uint8 (b, S, S, 3) → float32 (b, D), for any b."""
         return self.run(squares) if len(squares) else np.empty((0, self.features), np.float32)
 
+    def let_go(self) -> "Forward":
+        """What is known of it without what runs it, whose memory is free once nobody else holds it: never called."""
+        return replace(self, run=_gone)
+
+
+def _gone(_: NDArray[np.uint8]) -> NDArray[np.float32]:
+    raise AssertionError("this network was let go; open it again")
+
 
 @dataclass(frozen=True)
 class Agreement:
