@@ -1,5 +1,6 @@
 import gc
 import re
+import shutil
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import graftage
 import photos
@@ -203,15 +205,30 @@ def test_train_with_backbone_auto_takes_the_best_and_corrects_for_the_choice(
     ("options", "words"),
     [
         (("--candidates", "bundled/efficientnet_lite9"), "Did you mean bundled/efficientnet_lite"),
-        (("--candidates", "nothing,neither"), "none of the candidates can be used: nothing: .*; neither: "),
+        (
+            ("--candidates", "nothing,neither"),
+            "none of the candidates can be used: nothing: .*; neither: .*Name others",
+        ),
+        (("--candidates", "resnt50"), "Did you mean timm/resnet50.a1_in1k or "),
+        (("--candidates", "timm/resnt50"), "no pretrained model of this name. Close to it: timm/resnet50"),
+        (
+            ("--candidates", "timm/convnextv2_tiny.fcmae_ft_in1k", "--licence", "commercial"),
+            "allows no use in a product",
+        ),
         (("--candidates", ","), "no candidate is named"),
         (("--max-latency", "20"), "max-latency must be such as 20ms"),
         (("--max-size", "50 bananas"), "max-size must be such as 50MB"),
         (("--licence", "comercial"), "licence must be"),
         (("--budget", "soon"), "budget must be a time"),
         (("--budget", "0.001s", "--candidates", LITE0), "budget is too small for any of 1 candidates"),
-        (("--max-size", "1MB", "--candidates", LITE0), "13.* MB of weights, more than the 1 MB allowed"),
-        (("--max-latency", "1us", "--candidates", LITE0), "ms for a picture, more than the 0.001 ms allowed"),
+        (
+            ("--max-size", "1MB", "--candidates", LITE0),
+            "13.* MB of weights, more than the 1 MB allowed.* allow more with --max-size",
+        ),
+        (
+            ("--max-latency", "1us", "--candidates", LITE0),
+            "ms for a picture, more than the 0.001 ms allowed.*--max-latency",
+        ),
         (("-o", "table.csv"), "no name for a page"),
     ],
 )
@@ -229,6 +246,42 @@ def test_one_that_cannot_be_had_is_a_row_with_its_reason(class_folders: Path, tm
     assert found.table[-1]["name"] == "no/such.safetensors"
     assert "no such weights file" in found.table[-1]["reason"]
     assert "no such weights file" in found.path.read_text(encoding="utf-8")
+
+
+class Code:
+    """Makes a file where its pickle is loaded."""
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (Path.touch, (self.target,))
+
+
+def test_each_candidate_that_fails_says_why_and_the_others_race(
+    class_folders: Path, weights_file: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    coded, other, broken = (tmp_path / name for name in ("test_vit.pth", "test_vit.safetensors", "test_resnet.bin"))
+    torch.save({"fc.weight": Code(tmp_path / "owned")}, coded)
+    shutil.copy(weights_file("test_resnet"), other)
+    broken.write_bytes(b"no weights")
+    wanted = {
+        "timm/resnet10t.c3_in1k": "HF_HUB_OFFLINE is set.*hf download timm/resnet10t.c3_in1k model.safetensors",
+        str(coded): "graftage runs no code from a file",
+        str(other): "do not fit the network.*first cls_token.*these tensors look like test_resnet",
+        str(broken): "cannot be read.*get the file again",
+        "resnt50": "Did you mean timm/resnet50",
+    }
+    found = graftage.rank(
+        class_folders, candidates=",".join((*wanted, LITE0)), output=tmp_path / "r.html", fit="squash"
+    )
+    assert found.best.startswith(LITE0)
+    said = {row["name"]: row["reason"] for row in found.table if row["fate"] == "shut out"}
+    assert list(said) == list(wanted)
+    for name, words in wanted.items():
+        assert re.search(words, said[name]), said[name]
+    assert not (tmp_path / "owned").exists()
 
 
 def test_auto_leaves_sizes_to_itself(class_folders: Path, tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ from graftage.features.local_files import origin_of_file
 from graftage.features.preprocess import Preprocess
 from graftage.features.repositories import origin_of, timms_preprocess
 from graftage.features.variants import Variant, joined, output_of, parse
-from graftage.features.zoo import facts_of, spdx
+from graftage.features.zoo import facts_of, nearest, spdx
 
 _PICKLED = (".pth", ".pt", ".bin")
 
@@ -63,8 +63,8 @@ def find(backbone_id: str, *, architecture: str | None = None) -> Backbone:
         return find_keras(backbone_id, architecture)
     if Path(backbone_id).suffix in (*_PICKLED, ".safetensors") or Path(backbone_id).exists():
         return _local(backbone_id, architecture)
-    near = difflib.get_close_matches(backbone_id, BUNDLED, n=1, cutoff=0.4)
-    hint = f" Did you mean {near[0]}?" if near else ""
+    near = nearest(backbone_id)
+    hint = f" Did you mean {' or '.join(near)}?" if near else " See `graftage backbones` for the names known."
     raise BackboneError(
         f"backbone {backbone_id!r} is none of the kinds graftage knows: {', '.join(BUNDLED)}, timm/NAME.TAG, "
         f"hf-hub:ORG/NAME, keras/NAME, or a path to a .safetensors, .pth, .h5 or .keras file.{hint}"

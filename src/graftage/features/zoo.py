@@ -97,6 +97,21 @@ def facts_of(backbone_id: str) -> Facts | None:
     return tagged[0] if len(tagged) == 1 else None  # which of several is meant, timm decides
 
 
+def nearest(name: str) -> tuple[str, ...]:
+    """Ids of up to three networks that somebody who typed `name`, with or without its kind or tag, may have meant."""
+    kind, _, typed = name.lower().rpartition("/")
+    by_name: dict[str, list[str]] = {}
+    for one in [one for one in known() if one.startswith(f"{kind}/")] or known():
+        short = one.partition("/")[2].lower()
+        by_name.setdefault(short if "." in typed else short.partition(".")[0], []).append(one)
+    begun = [short for short in by_name if short.startswith(typed) and typed]
+    found: dict[tuple[str, str], str] = {}
+    for short in (*begun, *get_close_matches(typed, by_name, n=_NAMED, cutoff=0.6)):
+        for one in by_name[short]:
+            found.setdefault((short, one.partition("/")[0]), one)  # of each kind one of the name is enough
+    return tuple(found.values())[:_NAMED]
+
+
 def families() -> tuple[str, ...]:
     """All families, in alphabetical order."""
     return tuple(sorted({facts.family for facts in known().values()}))
@@ -311,10 +326,8 @@ def matching(wish: Wish) -> tuple[Facts, ...]:
     text = wish.text.lower()
     found = [f for f in everything if text in f.id.lower()]
     if not found:
-        names = [f.id for f in everything]
-        short = {name.partition("/")[2]: name for name in reversed(names)}
-        near = get_close_matches(text.partition("/")[2] or text, short, n=_NAMED, cutoff=0.6)
-        hint = f"; near to it: {', '.join(short[n] for n in near)}" if near else ""
+        near = nearest(text)
+        hint = f"; near to it: {', '.join(near)}" if near else ""
         raise OptionError(f"no pretrained network is known whose name holds {wish.text!r}{hint}")
     return tuple(f for f in found if _as_wished(f, wish))
 
