@@ -155,12 +155,11 @@ NC_GCVIT = "CC-BY-NC-SA-4.0"  # of the weights, as the top of timm's gcvit.py sa
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("results", type=Path, help="timm's results-imagenet.csv, with model, img_size and top1")
-    parser.add_argument("--measured", type=Path, help="json: id → {set of pictures: accuracy in percent}")
     arguments = parser.parse_args()
     top1 = read_top1(arguments.results)
     rows = [*bundled(top1), *of_timm(top1), *of_keras()]
     (HERE / "zoo.csv").write_text(HEAD + COLUMNS + "\n" + "".join(map(line, rows)), encoding="utf-8")
-    measured = json.loads(arguments.measured.read_text(encoding="utf-8")) if arguments.measured else {}
+    measured = json.loads((HERE / "prior.json").read_text(encoding="utf-8"))["measured"]  # by bench/prior.py
     weights, spread = fit_top1(rows)
     prior = {"top1": weights, "points_per_point": SLOPE, "measured": measured}
     (HERE / "prior.json").write_text(json.dumps(prior, indent=1) + "\n", encoding="utf-8")

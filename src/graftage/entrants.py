@@ -166,10 +166,15 @@ def work_of(spec: str, backbone: Backbone) -> float:
     return info.parameters * (size / 32) ** 2
 
 
-def prior_of(spec: str) -> float:
-    """By how much the error rate is expected to exceed that of the default network; 0 where nothing is known."""
+def prior_of(spec: str, *, without: str = "") -> float:
+    """By how much the error rate is expected to exceed that of the default network; 0 where nothing is known.
+
+    Args:
+        spec: the network.
+        without: see `prior_gap`.
+    """
     usual, facts = facts_of(DEFAULT), facts_of(spec)
-    gap = prior_gap(facts, usual) if facts and usual else None
+    gap = prior_gap(facts, usual, without=without) if facts and usual else None
     return 0.0 if gap is None else gap / 100
 
 
