@@ -144,10 +144,10 @@ def by_race(judged: Judged, rows: np.ndarray, seed: int) -> Choice:
     known = {c.name: c for c in judged.contenders}
     firsts = [known.get(f"{c.name} crop", c) for c in judged.contenders if c.name == c.network]  # decoys as they are
 
-    def entrant(c: Contender) -> Entrant:
+    def entrant(c: Contender) -> Entrant:  # what bench/prior.py measured on this very set does not count
         first = known.get(f"{c.network} crop", c)
         gap = use_gap(c.spec, side_of(first), c.fit) if c is not first else 0.0
-        return Entrant(c.name, first.name, judged.work[c.name], prior_of(first.spec), gap)
+        return Entrant(c.name, first.name, judged.work[c.name], prior_of(first.spec, without=judged.name), gap)
 
     def variants(e: Entrant) -> Iterator[Entrant]:
         return (entrant(c) for c in judged.contenders if c.network == known[e.name].network and c.name != e.name)

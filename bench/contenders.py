@@ -18,8 +18,11 @@ import numpy as np
 
 from graftage import looking
 from graftage.data.catalog import Catalog
-from graftage.features.backbone import BUNDLED, build, find, random_weights, read_weights
+from graftage.features.backbone import find
+from graftage.features.building import build, random_weights
+from graftage.features.bundled import BUNDLED
 from graftage.features.cache import write_whole
+from graftage.features.weights import read_weights
 from graftage.progress import Journal, Silent
 from graftage.settings import Settings
 from splits import SOLAR, link, name_of, own_split
@@ -60,13 +63,19 @@ class Pictures:
     square: bool
 
 
+def as_pretrained(spec: str) -> Contender:
+    """A network of the zoo as it was pretrained."""
+    name = spec.removeprefix("bundled/")
+    return Contender(name, name, spec)
+
+
 def entrants(work: Path, wheel: Path | None) -> list[Contender]:
     """All networks and decoys, each as it was pretrained."""
-    specs = {name.removeprefix("bundled/"): name for name in BUNDLED}
+    found = [as_pretrained(spec) for spec in BUNDLED]
     if wheel is not None:
-        specs[MOBILENET] = str(_mobilenet(work / "networks" / f"{MOBILENET}.safetensors", wheel))
-    found = [Contender(name, name, spec) for name, spec in specs.items()]
-    for name, spec in specs.items():
+        mobilenet = _mobilenet(work / "networks" / f"{MOBILENET}.safetensors", wheel)
+        found.append(Contender(MOBILENET, MOBILENET, str(mobilenet)))
+    for name, spec in [(network.name, network.spec) for network in found]:
         for kind in ("random", "half"):
             found.append(Contender(f"{kind} {name}", f"{kind} {name}", str(_decoy(work, kind, spec)), decoy=True))
     return found

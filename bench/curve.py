@@ -21,7 +21,8 @@ from typing import Any
 import numpy as np
 
 from graftage.data.split import exact_groups, locked_test
-from graftage.features.backbone import DEFAULT, find
+from graftage.features.backbone import find
+from graftage.features.bundled import DEFAULT
 from graftage.features.engine import open_forward
 from graftage.features.extract import extract
 from graftage.learn.refits import refit

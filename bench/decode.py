@@ -13,7 +13,8 @@ import numpy as np
 from PIL import Image
 
 from graftage.data.decode import decode
-from graftage.features.backbone import DEFAULT, find
+from graftage.features.backbone import find
+from graftage.features.bundled import DEFAULT
 from graftage.features.engine import open_forward
 from pictures import camera_photos
 

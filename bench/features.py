@@ -18,10 +18,14 @@ from PIL import Image
 from timm.data import create_transform
 
 from graftage.data.decode import decode
-from graftage.features.backbone import DEFAULT, Backbone, build, find, read_weights
+from graftage.features.backbone import find
+from graftage.features.building import build
+from graftage.features.bundled import DEFAULT
 from graftage.features.engine import Forward, agreement, cores, has_bfloat16, open_forward
 from graftage.features.extract import extract
+from graftage.features.facts import Backbone
 from graftage.features.preprocess import Preprocess
+from graftage.features.weights import read_weights
 from pictures import solar_cells
 
 N, ROUNDS = 1000, 3

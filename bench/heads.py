@@ -13,7 +13,8 @@ from sklearn.linear_model import LogisticRegressionCV
 from sklearn.metrics import log_loss
 
 from graftage.data.split import folds
-from graftage.features.backbone import DEFAULT, find
+from graftage.features.backbone import find
+from graftage.features.bundled import DEFAULT
 from graftage.features.engine import open_forward
 from graftage.features.extract import extract
 from graftage.learn.defaults import logistic_path

@@ -19,8 +19,10 @@ from numpy.typing import NDArray
 from graftage.data.decode import decode
 from graftage.data.sources import read, unlabelled
 from graftage.errors import PictureError
-from graftage.features.backbone import BUNDLED, find, imagenet_classifier
+from graftage.features.backbone import find
+from graftage.features.bundled import BUNDLED
 from graftage.features.preprocess import Preprocess
+from graftage.features.weights import imagenet_classifier
 from graftage.measure.interval import wilson
 
 CLASSES = {"bees": 309, "ants": 310}  # ImageNet-1k

@@ -21,7 +21,8 @@ import tempfile
 from pathlib import Path
 
 from finetune import PACKAGES, line, mean, measured, minus, span, table
-from graftage.features.backbone import DEFAULT, find
+from graftage.features.backbone import find
+from graftage.features.bundled import DEFAULT
 from saved import Record, Saved, machine, seconds_of
 from splits import count, name_of, split, with_budget
 

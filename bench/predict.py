@@ -34,8 +34,11 @@ from features import Files
 from graftage import Settings, train
 from graftage.data.decode import decode
 from graftage.data.inputs import Input
-from graftage.features.backbone import DEFAULT, build, find, read_weights
+from graftage.features.backbone import find
+from graftage.features.building import build
+from graftage.features.bundled import DEFAULT
 from graftage.features.engine import cores
+from graftage.features.weights import read_weights
 from graftage.progress import Silent
 from graftage.serve.batch import predict_all
 from graftage.serve.outputs import open_writer

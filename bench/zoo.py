@@ -28,8 +28,11 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from graftage.errors import BackboneError
-from graftage.features import keras_networks, zoo
-from graftage.features.backbone import BUNDLED
+from graftage.features import zoo
+from graftage.features.bundled import BUNDLED
+from graftage.features.keras_cache import wanted_file
+from graftage.features.keras_itself import keras_facts, keras_model, keras_names, keras_settings
+from graftage.features.keras_networks import LICENCES
 from graftage.features.zoo import Facts, regressors, spdx
 
 HERE = Path(zoo.__file__).parent
@@ -152,12 +155,11 @@ NC_GCVIT = "CC-BY-NC-SA-4.0"  # of the weights, as the top of timm's gcvit.py sa
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("results", type=Path, help="timm's results-imagenet.csv, with model, img_size and top1")
-    parser.add_argument("--measured", type=Path, help="json: id → {set of pictures: accuracy in percent}")
     arguments = parser.parse_args()
     top1 = read_top1(arguments.results)
     rows = [*bundled(top1), *of_timm(top1), *of_keras()]
     (HERE / "zoo.csv").write_text(HEAD + COLUMNS + "\n" + "".join(map(line, rows)), encoding="utf-8")
-    measured = json.loads(arguments.measured.read_text(encoding="utf-8")) if arguments.measured else {}
+    measured = json.loads((HERE / "prior.json").read_text(encoding="utf-8"))["measured"]  # by bench/prior.py
     weights, spread = fit_top1(rows)
     prior = {"top1": weights, "points_per_point": SLOPE, "measured": measured}
     (HERE / "prior.json").write_text(json.dumps(prior, indent=1) + "\n", encoding="utf-8")
@@ -220,13 +222,13 @@ def through(module: Any, picture: torch.Tensor) -> tuple[int, tuple[int, ...]]:
 
 
 def of_keras() -> Iterator[Facts]:
-    for name in keras_networks.keras_names():
+    for name in keras_names():
         try:
-            model, facts = keras_networks._model(name, device="meta"), keras_networks._facts(name)
+            model, facts = keras_model(name, device="meta"), keras_facts(name)
         except BackboneError as error:  # NASNet does not run on PyTorch
             print(error, file=sys.stderr)
             continue
-        with keras_networks._settings("meta"):
+        with keras_settings("meta"):
             picture = torch.zeros(1, facts.size, facts.size, 3, device="meta")
             macs, _ = through(partial(model, training=False), picture)
         family = next(family for pattern, family in KERAS_FAMILY if re.match(pattern, name))
@@ -240,8 +242,8 @@ def of_keras() -> Iterator[Facts]:
             facts.map[-1],
             "in21k→in1k" if name in KERAS_21K else "in1k",
             KERAS_TOP1.get(name),
-            keras_networks._LICENCES.get(name, "unknown"),
-            keras_networks._wanted(name).file,
+            LICENCES.get(name, "unknown"),
+            wanted_file(name).file,
         )
 
 

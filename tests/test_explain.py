@@ -16,10 +16,12 @@ from PIL import Image
 import graftage as gr
 import photos
 from graftage.errors import OptionError
-from graftage.features.backbone import build, find, random_weights, with_flat_output
+from graftage.features.backbone import find
+from graftage.features.building import build, random_weights
 from graftage.features.facts import BackboneInfo
 from graftage.features.preprocess import FITS, Preprocess
 from graftage.features.seams import Seam, find_seam
+from graftage.features.weights import with_flat_output
 from graftage.learn.head import Head
 from graftage.learn.temperature import softmax
 from graftage.pipeline import fit

@@ -16,8 +16,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from graftage.errors import BackboneError
-from graftage.features import backbone as module
-from graftage.features.backbone import BUNDLED, DEFAULT, build, file_hash, find, imagenet_classifier, read_weights
+from graftage.features import bundled as module
+from graftage.features.backbone import find
+from graftage.features.building import build
+from graftage.features.bundled import BUNDLED, DEFAULT
+from graftage.features.facts import file_hash
+from graftage.features.weights import imagenet_classifier, read_weights
 
 MakeFile = Callable[[str], Path]
 

@@ -13,7 +13,10 @@ from safetensors.numpy import load_file, save_file
 
 from graftage.errors import OptionError, StoreError
 from graftage.features import engine as module
-from graftage.features.backbone import DEFAULT, Backbone, build, find, read_weights
+from graftage.features.backbone import find
+from graftage.features.batches import TorchBatches
+from graftage.features.building import build
+from graftage.features.bundled import DEFAULT
 from graftage.features.engine import (
     FLOAT32_TOLERANCE,
     Agreement,
@@ -26,8 +29,10 @@ from graftage.features.engine import (
     prepared_weights,
     probe_squares,
 )
+from graftage.features.facts import Backbone
 from graftage.features.graph import Refused, Requests, convert
 from graftage.features.preprocess import Preprocess
+from graftage.features.weights import read_weights
 
 Make = Callable[[str], Backbone]
 
@@ -474,7 +479,7 @@ def test_no_bfloat16_and_no_float32_graph_ends_on_pytorch(
 
 def test_pytorch_batches_are_filled_up_so_that_company_does_not_matter(resnet: Backbone) -> None:
     network = module._network(resnet, resnet.preprocess, None)
-    run = module._TorchBatches(network.module(), 4, "cpu")
+    run = TorchBatches(network.module(), 4, "cpu")
     squares = squares_of(resnet, 6)
     wanted = reference(resnet, squares)
     for count in (1, 4, 5, 6):
@@ -485,7 +490,7 @@ def test_pytorch_batches_are_filled_up_so_that_company_does_not_matter(resnet: B
         def forward(self, squares: torch.Tensor) -> torch.Tensor:
             return torch.full((len(squares), 1), float(len(squares)))
 
-    assert module._TorchBatches(Company(), 4, "cpu")(squares).tolist() == [[4.0]] * 6
+    assert TorchBatches(Company(), 4, "cpu")(squares).tolist() == [[4.0]] * 6
 
 
 def test_preprocess_is_part_of_the_graph(network: Make) -> None:

@@ -15,9 +15,10 @@ from PIL import Image
 from graftage.data.decode import Limits, Picture, decode
 from graftage.errors import PictureError
 from graftage.features import extract as module
-from graftage.features.backbone import Backbone, find
+from graftage.features.backbone import find
 from graftage.features.engine import Forward, open_forward
 from graftage.features.extract import Extracted, Job, extract, extract_looks, see, store_key, stream
+from graftage.features.facts import Backbone
 from graftage.features.looks import look_of
 from graftage.features.preprocess import FITS, Preprocess
 from graftage.features.store import FeatureStore

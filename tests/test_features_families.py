@@ -10,9 +10,11 @@ from PIL import Image
 from safetensors.torch import save_file
 from timm.data import create_transform, resolve_data_config
 
-from graftage.features.backbone import build, find, read_weights
+from graftage.features.backbone import find
+from graftage.features.building import build
 from graftage.features.preprocess import Preprocess
 from graftage.features.repositories import timms_preprocess
+from graftage.features.weights import read_weights
 
 # A member of each of timm's modules: small ones are run with weights, of the others the shapes are followed
 # fmt: off

@@ -24,10 +24,11 @@ from safetensors.torch import save_file
 
 from graftage.errors import BackboneError
 from graftage.features import hubcache
-from graftage.features.backbone import find, read_weights
+from graftage.features.backbone import find
 from graftage.features.carried import MANIFEST, carry_in, carry_out
 from graftage.features.hub import WEIGHTS, AbsentError, fetch, fetch_optional
 from graftage.features.hubcache import DamagedError
+from graftage.features.weights import read_weights
 from photos import graftage
 
 REPOSITORY = "timm/test_resnet.r160_in1k"

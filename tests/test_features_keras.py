@@ -17,11 +17,16 @@ import pytest
 import torch
 
 from graftage.errors import BackboneError
-from graftage.features import keras_networks as module
-from graftage.features.backbone import Backbone, build, file_hash, find, random_weights, read_weights, with_flat_output
+from graftage.features.backbone import find
+from graftage.features.building import build, random_weights
 from graftage.features.engine import open_forward
-from graftage.features.keras_networks import keras_names, preprocess_keras
+from graftage.features.facts import Backbone, file_hash
+from graftage.features.keras_cache import wanted_file
+from graftage.features.keras_itself import keras_model, keras_names, keras_package, keras_pixels
+from graftage.features.keras_module import variables_of
+from graftage.features.keras_networks import LICENCES, preprocess_keras
 from graftage.features.prepare import prepare_elsewhere
+from graftage.features.weights import read_weights, with_flat_output
 
 pytestmark = pytest.mark.skipif(find_spec("keras") is None, reason="Keras is not installed")
 
@@ -47,7 +52,7 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def keras(home: Path) -> Any:
-    return module._keras()
+    return keras_package()
 
 
 @pytest.fixture(scope="session")
@@ -155,10 +160,10 @@ def test_pixels_reach_the_network_as_keras_prepares_them(name: str, keras: Any) 
     pixels = np.random.default_rng(0).integers(0, 256, (1, 8, 8, 3), dtype=np.uint8)
     scale, shift = preprocess_keras(name).scale_and_shift()
     ours = pixels * scale + shift
-    if module._pixels(name)[2]:
+    if keras_pixels(name)[2]:
         ours = ours[..., ::-1]
     np.testing.assert_allclose(ours, own_preprocessing(keras, name)(pixels.astype(np.float32)), atol=2e-5)
-    assert module._pixels(name)[2] == (name == "ResNet50")
+    assert keras_pixels(name)[2] == (name == "ResNet50")
 
 
 def test_efficientnets_own_imagenet_file_means_what_keras_means_by_it(
@@ -193,9 +198,9 @@ def test_every_kind_of_file_holds_the_same_weights(kind: str, save: Save) -> Non
 def test_names_do_not_depend_on_what_was_built_before(keras: Any) -> None:
     """InceptionV3 and LayerScale leave names to Keras, which counts through the whole process."""
     for name in ("InceptionV3", "ConvNeXtTiny"):
-        first, second = (module._variables(module._model(name, device="meta")) for _ in range(2))
+        first, second = (variables_of(keras_model(name, device="meta")) for _ in range(2))
         assert list(first) == list(second)
-        assert len(first) == len(module._model(name, device="meta").variables)
+        assert len(first) == len(keras_model(name, device="meta").variables)
 
 
 @pytest.mark.parametrize("kind", [".weights.h5", ".h5"])
@@ -254,7 +259,7 @@ def test_a_file_that_points_out_of_itself_is_refused(save: Save, tmp_path: Path)
 
 def test_the_cache_of_keras_is_used(save: Save, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))
-    wanted = module._wanted("MobileNetV2")
+    wanted = wanted_file("MobileNetV2")
     assert wanted.file == "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_224_no_top.h5"
     (tmp_path / "models").mkdir()
     (tmp_path / "models" / wanted.file).write_bytes(save("MobileNetV2", ".h5").read_bytes())
@@ -320,16 +325,17 @@ def test_all_of_keras_classifiers_are_known() -> None:
     names = keras_names()
     assert len(names) >= 40
     assert {"VGG16", "ResNet50", "ResNet152V2", "ConvNeXtXLarge", "EfficientNetV2B0", "MobileNetV3Small"} <= set(names)
-    assert set(module._LICENCES) <= set(names)
+    assert set(LICENCES) <= set(names)
 
 
 def test_without_keras_or_with_another_backend_the_error_says_what_to_do() -> None:
     code = (
         "import sys, types\n"
         "from graftage.errors import BackboneError\n"
-        "from graftage.features import keras_networks as k\n"
+        "from graftage.features import keras_itself as k\n"
+        "from graftage.features.keras_module import build_keras\n"
         "k.find_spec = lambda _: None\n"
-        "try: k.build_keras('keras/VGG16', {}, 'pooled')\n"
+        "try: build_keras('keras/VGG16', {}, 'pooled')\n"
         "except BackboneError as error: print(error)\n"
         "backend = types.SimpleNamespace(backend=lambda: 'jax')\n"
         "sys.modules['keras'] = fake = types.ModuleType('keras')\n"

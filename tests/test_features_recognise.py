@@ -15,8 +15,10 @@ from safetensors.torch import load_file, save_file
 
 from graftage.errors import BackboneError
 from graftage.features import recognise
-from graftage.features.backbone import build, find, read_weights
+from graftage.features.backbone import find
+from graftage.features.building import build
 from graftage.features.recognise import SKETCH, fingerprint, layout_of, nearest, recognised, sketch
+from graftage.features.weights import read_weights
 
 MakeFile = Callable[[str], Path]
 SHAPES = {f"layers.{i}.{name}": (8, i) for i in range(30) for name in ("weight", "bias")}

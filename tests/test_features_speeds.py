@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from graftage.features import backbone, speeds
+from graftage.features import bundled, speeds
 from graftage.features.athand import at_hand
-from graftage.features.backbone import DEFAULT, find
+from graftage.features.backbone import find
+from graftage.features.bundled import DEFAULT
 from graftage.features.cache import cache_root
 from graftage.features.engine import open_forward
 from graftage.features.speeds import Speed, machine, measure_speed, note_speed, speed_from, speed_of
@@ -73,7 +74,7 @@ def test_the_real_engine_is_measured_and_kept(monkeypatch: pytest.MonkeyPatch) -
 def test_bundled_networks_are_here_if_their_package_is(monkeypatch: pytest.MonkeyPatch) -> None:
     facts = known_fact(DEFAULT)
     assert at_hand(facts)
-    monkeypatch.setattr(backbone.importlib.util, "find_spec", lambda _: None)
+    monkeypatch.setattr(bundled.importlib.util, "find_spec", lambda _: None)
     assert not at_hand(facts)
 
 

@@ -9,9 +9,11 @@ import torch
 import torchvision.models as published_models
 
 from graftage.errors import BackboneError
-from graftage.features.backbone import build, find, read_weights
+from graftage.features.backbone import find
+from graftage.features.building import build
 from graftage.features.recognise import layout_of
 from graftage.features.torchvision_files import ARCHITECTURES, from_torchvision
+from graftage.features.weights import read_weights
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 

@@ -15,8 +15,10 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from graftage.errors import BackboneError
-from graftage.features.backbone import build, find, read_weights
+from graftage.features.backbone import find
+from graftage.features.building import build
 from graftage.features.transformers_files import FAMILIES, architecture_of, from_transformers
+from graftage.features.weights import read_weights
 
 HALF, IMAGENET_MEAN = (0.5, 0.5, 0.5), (0.485, 0.456, 0.406)
 TINY = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 32, "patch_size": 8}

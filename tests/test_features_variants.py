@@ -13,10 +13,12 @@ from torch.nn import functional
 
 import graftage as gr
 from graftage.errors import BackboneError
-from graftage.features.backbone import build, find, read_weights
+from graftage.features.backbone import find
+from graftage.features.building import build
 from graftage.features.engine import open_forward, probe_squares
 from graftage.features.facts import Backbone
 from graftage.features.variants import Variant, parse, varied
+from graftage.features.weights import read_weights
 from photos import graftage
 
 LITE = "bundled/efficientnet_lite0"

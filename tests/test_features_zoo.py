@@ -4,7 +4,6 @@ import subprocess
 import sys
 from dataclasses import replace
 from importlib.resources import files
-from types import MappingProxyType
 
 import numpy as np
 import pytest
@@ -13,9 +12,10 @@ import torch
 
 from graftage.errors import BackboneError, OptionError
 from graftage.features import zoo
-from graftage.features.backbone import BUNDLED
+from graftage.features.bundled import BUNDLED
 from graftage.features.zoo import (
     Facts,
+    Measured,
     Wish,
     allowed,
     alternatives,
@@ -279,17 +279,22 @@ def test_the_prior_is_a_difference() -> None:
 
 def test_our_own_measurements_come_before_the_prior() -> None:
     a, b = known_fact("bundled/efficientnet_lite0"), known_fact("bundled/efficientnet_lite2")
-    a = replace(a, measured=MappingProxyType({"flowers": 75.0, "signs": 96.0, "only a": 10.0}))
-    b = replace(b, measured=MappingProxyType({"flowers": 74.0, "signs": 96.5}))
+    flowers, signs = Measured("flowers", 300, 75.0, 0.5), Measured("signs", 300, 96.0, 0.2)
+    a = replace(a, measured=(flowers, signs, Measured("only a", 300, 10.0, 1.0)))
+    b = replace(b, measured=(replace(flowers, score=74.0), replace(signs, score=96.5), replace(signs, n=100)))
     assert prior_gap(a, b) == pytest.approx(-0.25)
+    assert prior_gap(b, a) == pytest.approx(0.25)
+    assert prior_gap(a, b, without="flowers") == pytest.approx(0.5)  # judged there, it does not know the answer
+    assert prior_gap(a, replace(b, measured=())) != prior_gap(a, b)
 
 
 def test_our_own_measurements_are_read_from_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
-    prior = {**zoo._prior(), "measured": {"bundled/efficientnet_lite0": {"flowers": 75.0}}}
+    found = {"set": "flowers", "n": 300, "score": 75.0, "standard_error": 0.5}
+    prior = {**zoo._prior(), "measured": {"bundled/efficientnet_lite0": [found]}}
     monkeypatch.setattr(zoo, "_prior", lambda: prior)
     known.cache_clear()
     try:
-        assert dict(known_fact("bundled/efficientnet_lite0").measured) == {"flowers": 75.0}
+        assert known_fact("bundled/efficientnet_lite0").measured == (Measured("flowers", 300, 75.0, 0.5),)
         assert not known_fact("bundled/efficientnet_lite1").measured
     finally:
         known.cache_clear()

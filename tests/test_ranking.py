@@ -1,11 +1,14 @@
 import gc
 import re
+import shutil
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import graftage
 import photos
@@ -15,6 +18,7 @@ from graftage.entrants import Bounds, Cost, other_uses
 from graftage.errors import BackboneError, OptionError
 from graftage.features import extract
 from graftage.features.backbone import find
+from graftage.features.engine import Forward, open_forward
 from graftage.features.facts import BackboneInfo
 from graftage.features.preprocess import Fit
 from graftage.measure.interval import Estimate
@@ -126,30 +130,58 @@ def test_pictures_to_test_on_are_not_looked_at_in_the_race(tmp_path: Path, monke
     assert not [path for path in seen if "test" in path.relative_to(tmp_path / "photos").parts]
 
 
-def test_no_two_networks_are_held_at_once(
-    class_folders: Path, decoy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    alive = weakref.WeakSet[object]()
-    most = opened = 0
-    original = looking.open_forward
+@dataclass
+class Held:
+    """What runs networks: how many of them are alive, were alive at once, and were opened at all."""
 
-    def counted(*args: object, **kwargs: object) -> object:
-        nonlocal most, opened
+    alive: weakref.WeakSet[object] = field(default_factory=weakref.WeakSet)
+    most: int = 0
+    opened: int = 0
+
+
+@pytest.fixture
+def held(monkeypatch: pytest.MonkeyPatch) -> Iterator[Held]:
+    """Networks are counted as they are opened; a network goes with its last use, not when the collector comes by."""
+    found, original = Held(), looking.open_forward
+
+    def counted(*args: object, **kwargs: object) -> Forward:
         forward = original(*args, **kwargs)  # type: ignore[arg-type]
-        alive.update((forward, forward.run))
-        most, opened = max(most, len(alive)), opened + 1
+        found.alive.add(forward.run)
+        found.most, found.opened = max(found.most, len(found.alive)), found.opened + 1
         return forward
 
     monkeypatch.setattr(looking, "open_forward", counted)
     gc.collect()
-    gc.disable()  # a network goes with its last use, not when the collector comes by
-    try:
-        graftage.rank(class_folders, candidates=f"{LITE0},{decoy}", output=tmp_path / "r.html", fit="squash")
-    finally:
-        gc.enable()
-    assert opened > 4
-    assert most == 2  # what one network is called by, and what runs it
-    assert not alive
+    gc.disable()
+    yield found
+    gc.enable()
+
+
+def test_no_two_networks_are_held_at_once(class_folders: Path, decoy: Path, tmp_path: Path, held: Held) -> None:
+    graftage.rank(class_folders, candidates=f"{LITE0},{decoy}", output=tmp_path / "r.html", fit="squash")
+    assert held.opened > 4
+    assert held.most == 1
+    assert not held.alive
+
+
+def test_train_with_backbone_auto_lets_its_first_network_go_before_others_race(
+    class_folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, decoy: Path, held: Held
+) -> None:
+    monkeypatch.setattr(entrants, "at_hand", lambda: [str(decoy), LITE0])
+    graftage.train(class_folders, output=tmp_path / "run", backbone="auto", recipe="linear", fit="squash")
+    assert held.opened > 4
+    assert held.most == 1
+
+
+def test_a_network_that_was_let_go_is_still_known_but_runs_no_more() -> None:
+    backbone = find(LITE0)
+    forward = open_forward(backbone, backbone.preprocess)
+    gone, runs = forward.let_go(), weakref.ref(forward.run)
+    assert (gone.key, gone.features, gone.batch) == (forward.key, forward.features, forward.batch)
+    del forward
+    assert runs() is None
+    with pytest.raises(AssertionError, match="was let go"):
+        gone(np.zeros((1, 224, 224, 3), np.uint8))
 
 
 def test_train_with_backbone_auto_takes_the_best_and_corrects_for_the_choice(
@@ -173,15 +205,30 @@ def test_train_with_backbone_auto_takes_the_best_and_corrects_for_the_choice(
     ("options", "words"),
     [
         (("--candidates", "bundled/efficientnet_lite9"), "Did you mean bundled/efficientnet_lite"),
-        (("--candidates", "nothing,neither"), "none of the candidates can be used: nothing: .*; neither: "),
+        (
+            ("--candidates", "nothing,neither"),
+            "none of the candidates can be used: nothing: .*; neither: .*Name others",
+        ),
+        (("--candidates", "resnt50"), "Did you mean timm/resnet50.a1_in1k or "),
+        (("--candidates", "timm/resnt50"), "no pretrained model of this name. Close to it: timm/resnet50"),
+        (
+            ("--candidates", "timm/convnextv2_tiny.fcmae_ft_in1k", "--licence", "commercial"),
+            "allows no use in a product",
+        ),
         (("--candidates", ","), "no candidate is named"),
         (("--max-latency", "20"), "max-latency must be such as 20ms"),
         (("--max-size", "50 bananas"), "max-size must be such as 50MB"),
         (("--licence", "comercial"), "licence must be"),
         (("--budget", "soon"), "budget must be a time"),
         (("--budget", "0.001s", "--candidates", LITE0), "budget is too small for any of 1 candidates"),
-        (("--max-size", "1MB", "--candidates", LITE0), "13.* MB of weights, more than the 1 MB allowed"),
-        (("--max-latency", "1us", "--candidates", LITE0), "ms for a picture, more than the 0.001 ms allowed"),
+        (
+            ("--max-size", "1MB", "--candidates", LITE0),
+            "13.* MB of weights, more than the 1 MB allowed.* allow more with --max-size",
+        ),
+        (
+            ("--max-latency", "1us", "--candidates", LITE0),
+            "ms for a picture, more than the 0.001 ms allowed.*--max-latency",
+        ),
         (("-o", "table.csv"), "no name for a page"),
     ],
 )
@@ -199,6 +246,42 @@ def test_one_that_cannot_be_had_is_a_row_with_its_reason(class_folders: Path, tm
     assert found.table[-1]["name"] == "no/such.safetensors"
     assert "no such weights file" in found.table[-1]["reason"]
     assert "no such weights file" in found.path.read_text(encoding="utf-8")
+
+
+class Code:
+    """Makes a file where its pickle is loaded."""
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (Path.touch, (self.target,))
+
+
+def test_each_candidate_that_fails_says_why_and_the_others_race(
+    class_folders: Path, weights_file: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    coded, other, broken = (tmp_path / name for name in ("test_vit.pth", "test_vit.safetensors", "test_resnet.bin"))
+    torch.save({"fc.weight": Code(tmp_path / "owned")}, coded)
+    shutil.copy(weights_file("test_resnet"), other)
+    broken.write_bytes(b"no weights")
+    wanted = {
+        "timm/resnet10t.c3_in1k": "HF_HUB_OFFLINE is set.*hf download timm/resnet10t.c3_in1k model.safetensors",
+        str(coded): "graftage runs no code from a file",
+        str(other): "do not fit the network.*first cls_token.*these tensors look like test_resnet",
+        str(broken): "cannot be read.*get the file again",
+        "resnt50": "Did you mean timm/resnet50",
+    }
+    found = graftage.rank(
+        class_folders, candidates=",".join((*wanted, LITE0)), output=tmp_path / "r.html", fit="squash"
+    )
+    assert found.best.startswith(LITE0)
+    said = {row["name"]: row["reason"] for row in found.table if row["fate"] == "shut out"}
+    assert list(said) == list(wanted)
+    for name, words in wanted.items():
+        assert re.search(words, said[name]), said[name]
+    assert not (tmp_path / "owned").exists()
 
 
 def test_auto_leaves_sizes_to_itself(class_folders: Path, tmp_path: Path) -> None:

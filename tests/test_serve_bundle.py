@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from graftage.errors import BundleError
-from graftage.features.backbone import BackboneInfo
+from graftage.features.facts import BackboneInfo
 from graftage.features.preprocess import Preprocess
 from graftage.learn.head import Head
 from graftage.measure.decide import Decisions, SetRule, decided

@@ -15,7 +15,7 @@ from graftage.data.catalog import scan
 from graftage.data.sources import labelled
 from graftage.errors import BackboneError, OptionError
 from graftage.features import speeds
-from graftage.features.backbone import DEFAULT
+from graftage.features.bundled import DEFAULT
 from graftage.features.speeds import Speed, note_speed
 from graftage.features.zoo import facts_of, known
 from graftage.progress import Journal, Silent
@@ -139,7 +139,7 @@ def test_json_has_all_that_is_known() -> None:
     assert {row["id"] for row in rows} == {f.id for f in known().values() if "resnet50." in f.id}
     (row,) = (row for row in rows if row["id"] == "timm/resnet50.fb_swsl_ig1b_ft_in1k")
     assert (row["commercial_use"], row["licence"], row["pretraining"]) == ("no", "CC-BY-NC-4.0", "ig1b→in1k")
-    assert (row["here"], row["speed"], row["measured"]) == (False, None, {})
+    assert (row["here"], row["speed"], row["measured"]) == (False, None, [])
     assert len(json.loads(graftage("backbones", "--json", "--limit", "0").out)) == len(known())
 
 

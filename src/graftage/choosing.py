@@ -12,7 +12,7 @@ from graftage.data.catalog import Catalog, require_learnable
 from graftage.data.grouping import groups_of
 from graftage.data.split import locked_test
 from graftage.errors import OptionError
-from graftage.features.backbone import DEFAULT
+from graftage.features.bundled import DEFAULT
 from graftage.features.preprocess import Fit
 from graftage.learn import defaults
 from graftage.learn.search import Trial, search, simplest_within_one_error
@@ -47,8 +47,19 @@ def first_network(settings: Settings) -> Settings:
     return replace(settings, backbone=DEFAULT)
 
 
+def before_choice(looked: Looked, wanted: Settings) -> Looked:
+    """With `--backbone auto` the first network is let go, so that others race without it in memory."""
+    return looked.let_go() if wanted.backbone == entrants.AUTO else looked
+
+
 def choose_backbone(looked: Looked, catalog: Catalog, split: Partition, wanted: Settings) -> tuple[Looked, Others]:
     """With `--backbone auto` the network that suits the training pictures best, opened; else the one that is open.
+
+    Args:
+        looked: as `before_choice` left it.
+        catalog: after the gate.
+        split: its training pictures are chosen by.
+        wanted: the settings as the user gave them.
 
     Returns:
         The network, and the trials of those that were not taken, on the pictures that they all saw.
@@ -73,8 +84,6 @@ def choose_backbone(looked: Looked, catalog: Catalog, split: Partition, wanted: 
         if p.trial is not None
     ]
     settings = replace(wanted, backbone=found.chosen.spec)
-    if settings.backbone == looked.settings.backbone:
-        return looked, Others(found.rows, tuple(trials))
     backbone, forward = looking.open_network(settings, catalog, split.train, looked.journal)
     return Looked(settings, backbone, forward, looked.journal), Others(found.rows, tuple(trials))
 

@@ -12,10 +12,10 @@ from graftage.data.decode import Limits as PictureLimits
 from graftage.data.sources import read
 from graftage.errors import BackboneError, OptionError, PictureError
 from graftage.features import athand
-from graftage.features.backbone import DEFAULT, Backbone
+from graftage.features.bundled import DEFAULT
 from graftage.features.engine import Forward
 from graftage.features.extract import see
-from graftage.features.facts import BackboneInfo
+from graftage.features.facts import Backbone, BackboneInfo
 from graftage.features.preprocess import Fit, Preprocess
 from graftage.features.variants import LARGEST_SIZE, LEAST_SIZE, parse
 from graftage.features.zoo import facts_of, known, prior_gap
@@ -166,10 +166,15 @@ def work_of(spec: str, backbone: Backbone) -> float:
     return info.parameters * (size / 32) ** 2
 
 
-def prior_of(spec: str) -> float:
-    """By how much the error rate is expected to exceed that of the default network; 0 where nothing is known."""
+def prior_of(spec: str, *, without: str = "") -> float:
+    """By how much the error rate is expected to exceed that of the default network; 0 where nothing is known.
+
+    Args:
+        spec: the network.
+        without: see `prior_gap`.
+    """
     usual, facts = facts_of(DEFAULT), facts_of(spec)
-    gap = prior_gap(facts, usual) if facts and usual else None
+    gap = prior_gap(facts, usual, without=without) if facts and usual else None
     return 0.0 if gap is None else gap / 100
 
 

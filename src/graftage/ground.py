@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graftage.data.catalog import Catalog
-from graftage.features.backbone import Backbone
 from graftage.features.engine import Forward, cores
+from graftage.features.facts import Backbone
 from graftage.learn.head import Head
 from graftage.learn.search import Candidate, Searched, Trial, fit_head
 from graftage.learn.temperature import softmax

@@ -13,9 +13,10 @@ from graftage.data.catalog import Catalog, Entry, require_learnable, scan
 from graftage.data.decode import Limits, decode
 from graftage.data.sources import labelled, read
 from graftage.errors import PictureError
-from graftage.features.backbone import Backbone, find
+from graftage.features.backbone import find
 from graftage.features.engine import Forward, choose_device, cores, open_forward
 from graftage.features.extract import Extracted, Seen, extract
+from graftage.features.facts import Backbone
 from graftage.features.prepare import prepare_elsewhere
 from graftage.features.preprocess import FITS, Fit, Preprocess
 from graftage.features.variants import parse, varied
@@ -115,6 +116,10 @@ class Looked:
     backbone: Backbone
     forward: Forward
     journal: Journal
+
+    def let_go(self) -> "Looked":
+        """The same without what runs the network, for what may follow without it."""
+        return replace(self, forward=self.forward.let_go())
 
     def gate(self, catalog: Catalog, *, learnable: bool = True) -> tuple[Catalog, Gate]:
         """Every usable picture looked at: the catalog with what belongs together, and what was found.

@@ -69,6 +69,7 @@ def train(data: str | Path | Settings, *, watcher: Watcher | None = None, **opti
             split = parting.partition(catalog, settings)
             suspected = steps.suspect(catalog, closed, split, settings.seed, journal)
             closed = closed.without_features()
+            looked = choosing.before_choice(looked, settings)
             looked, rivals = choosing.choose_backbone(looked, catalog, split, settings)
             catalog, fit, others = choosing.choose_fit(looked, catalog, split)
             others = choosing.together(rivals, others)

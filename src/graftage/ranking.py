@@ -345,8 +345,13 @@ def _nobody(course: Course, out: list[tuple[str, str]], late: list[str]) -> Graf
             f"the budget is too small for any of {len(out) or len(course.uses)} candidates: after {spent:.1f} s none "
             f"was measured; about {math.ceil(needed)}s would do, or name fewer"
         )
-    told = "; ".join(f"{name}: {why}" for name, why in out)
-    return BackboneError(f"none of the candidates can be used: {told}")
+    told = "; ".join(f"{name}: {why.rstrip('.')}" for name, why in out)
+    bounds = {"--max-latency": course.bounds.latency, "--max-size": course.bounds.megabytes}
+    given = [flag for flag, bound in bounds.items() if math.isfinite(bound)]
+    more = f", or allow more with {' and '.join(given)}" if given else ""
+    return BackboneError(
+        f"none of the candidates can be used: {told}. Name others (`graftage backbones` lists them){more}"
+    )
 
 
 def _drive(course: Course, field: list[Entrant], y: Ints, groups: Ints, *, everything: bool) -> Raced:

@@ -8,8 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graftage.errors import OptionError
-from graftage.features.backbone import Backbone, Weights, build, random_weights, read_weights, with_flat_output
+from graftage.features.building import build, random_weights
 from graftage.features.engine import Forward, choose_device, open_forward
+from graftage.features.facts import Backbone, Weights
+from graftage.features.weights import read_weights, with_flat_output
 from graftage.ground import Ground
 from graftage.learn import defaults
 from graftage.learn.defaults import Family, Recipe

@@ -31,7 +31,7 @@ from graftage.data.listing import title_of
 from graftage.data.sources import labelled
 from graftage.entrants import Bounds
 from graftage.errors import OptionError
-from graftage.features.backbone import DEFAULT
+from graftage.features.bundled import DEFAULT
 from graftage.ground import ground_pictures
 from graftage.growth import Curved
 from graftage.progress import Journal, Silent, Watcher

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from graftage import world
 from graftage.costs import measure_cost
 from graftage.errors import OptionError
-from graftage.features.backbone import Backbone, Weights
+from graftage.features.facts import Backbone, Weights
 from graftage.features.variants import is_varied
 from graftage.ground import Ground, without_harmful_flips
 from graftage.judging import Judged, held_in_fold, judge_recipe, verdict

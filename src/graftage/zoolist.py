@@ -145,7 +145,7 @@ def record(one: Listed) -> dict[str, object]:
         **plain,
         "commercial_use": zoo.use_words(facts.licence),
         "expected_top1": round(zoo.expected_top1(facts), 1),
-        "measured": dict(facts.measured),
+        "measured": [asdict(each) for each in facts.measured],
         "here": one.here,
         "speed": asdict(speed) if speed else None,
     }

@@ -3,10 +3,10 @@
 import os
 from pathlib import Path
 
-from graftage.features.backbone import BUNDLED, bundled_path
+from graftage.features.bundled import BUNDLED, bundled_path
 from graftage.features.hub import WEIGHTS
 from graftage.features.hubcache import find
-from graftage.features.keras_networks import is_keras
+from graftage.features.keras_itself import is_keras
 from graftage.features.zoo import Facts
 
 

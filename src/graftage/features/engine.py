@@ -11,7 +11,6 @@ import json
 import os
 import re
 import shutil
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -24,11 +23,13 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from graftage.errors import OptionError
-from graftage.features.backbone import Backbone, Weights, build, read_weights
+from graftage.features.building import build
 from graftage.features.cache import appearing, cache_root, ready, write_whole
+from graftage.features.facts import Backbone, Weights
 from graftage.features.graph import Damaged, Precision, Refused, Requests, convert
-from graftage.features.keras_networks import is_keras, keras_version
+from graftage.features.keras_itself import is_keras, keras_version
 from graftage.features.preprocess import Preprocess
+from graftage.features.weights import read_weights
 
 if TYPE_CHECKING:
     import torch
@@ -67,6 +68,14 @@ class Forward:
     def __call__(self, squares: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Features of square pictures: uint8 (b, S, S, 3) → float32 (b, D), for any b."""
         return self.run(squares) if len(squares) else np.empty((0, self.features), np.float32)
+
+    def let_go(self) -> "Forward":
+        """What is known of it without what runs it, whose memory is free once nobody else holds it: never called."""
+        return replace(self, run=_gone)
+
+
+def _gone(_: NDArray[np.uint8]) -> NDArray[np.float32]:
+    raise AssertionError("this network was let go; open it again")
 
 
 @dataclass(frozen=True)
@@ -200,22 +209,7 @@ class _Network:
 
     def module(self) -> "torch.nn.Module":
         """uint8 (b, S, S, 3) → float32 (b, D): normalisation and network in one module."""
-        import torch
-
-        class Normalised(torch.nn.Module):
-            scale: torch.Tensor
-            shift: torch.Tensor
-
-            def __init__(self, body: torch.nn.Module, scale: NDArray[np.float32], shift: NDArray[np.float32]) -> None:
-                super().__init__()
-                self.body = body
-                self.register_buffer("scale", torch.from_numpy(scale).view(1, 3, 1, 1))
-                self.register_buffer("shift", torch.from_numpy(shift).view(1, 3, 1, 1))
-
-            def forward(self, squares: torch.Tensor) -> torch.Tensor:
-                chw = squares.permute(0, 3, 1, 2).to(torch.float32)  # (b, 3, S, S)
-                features: torch.Tensor = self.body(chw * self.scale + self.shift)
-                return features
+        from graftage.features.batches import Normalised
 
         info = self.backbone.info
         body = build(info.architecture, self.state(), output=info.output, size=self.preprocess.size)
@@ -391,31 +385,10 @@ def _compile(network: _Network, graph: Path, precision: Precision) -> Forward:
 def _torch_forward(network: _Network, device: Literal["cpu", "cuda"], notices: tuple[str, ...] = ()) -> Forward:
     import torch
 
+    from graftage.features.batches import TorchBatches
+
     module = network.module().to(device=torch.device(device)).to(memory_format=torch.channels_last)
     batch = _CUDA_BATCH if device == "cuda" else 1
     name = f"torch-{device}-float32"
-    run = _TorchBatches(module, batch, device)
+    run = TorchBatches(module, batch, device)
     return Forward(name, network.key(name), network.width, batch, run, notices)
-
-
-class _TorchBatches:
-    """Always full batches (the last is filled up), so that a picture's features do not depend on its company."""
-
-    def __init__(self, module: "torch.nn.Module", batch: int, device: str) -> None:
-        self._module, self._batch, self._device = module, batch, device
-        self._lock = threading.Lock()
-
-    def __call__(self, squares: NDArray[np.uint8]) -> NDArray[np.float32]:
-        starts = range(0, len(squares), self._batch)
-        return np.concatenate([self._one(squares[start : start + self._batch]) for start in starts])
-
-    def _one(self, squares: NDArray[np.uint8]) -> NDArray[np.float32]:
-        import torch
-
-        full = np.zeros((self._batch, *squares.shape[1:]), np.uint8)
-        full[: len(squares)] = squares
-        # TensorFloat-32, PyTorch's own default for convolutions, is not the float32 that the features are named after
-        with self._lock, torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-            features = self._module(torch.from_numpy(full).to(self._device)).cpu().numpy()
-        rows: NDArray[np.float32] = features[: len(squares)]
-        return rows

@@ -1,7 +1,10 @@
 """A PyTorch module becomes an OpenVINO graph file, and a graph file becomes something to call."""
 
+import os
 import threading
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -12,6 +15,8 @@ if TYPE_CHECKING:
     import torch
 
 Precision = Literal["float32", "bfloat16"]
+
+_KEPT, _FEW = "ONEDNN_PRIMITIVE_CACHE_CAPACITY", "0"
 
 
 class Refused(Exception):
@@ -76,7 +81,8 @@ class Requests:
         hint = openvino.Type.bf16 if precision == "bfloat16" else openvino.Type.f32
         options = {"NUM_STREAMS": streams, "INFERENCE_NUM_THREADS": streams, "INFERENCE_PRECISION_HINT": hint}
         try:
-            self._compiled = openvino.Core().compile_model(str(graph), "CPU", options)
+            with _few_primitives_kept():
+                self._compiled = openvino.Core().compile_model(str(graph), "CPU", options)
         except RuntimeError as error:
             raise Damaged(f"OpenVINO cannot load its graph ({_line(error)})") from error
         if self._compiled.get_property("INFERENCE_PRECISION_HINT") != hint:  # it is only a hint: the answer tells
@@ -89,6 +95,24 @@ class Requests:
             self._local.request = self._compiled.create_infer_request()
         rows = [self._local.request.infer([square[None]])[0][0] for square in squares]
         return np.stack(rows)
+
+
+@contextmanager
+def _few_primitives_kept() -> Iterator[None]:
+    """While a graph is compiled, tells oneDNN to keep few compiled primitives of graphs that are gone.
+
+    OpenVINO's oneDNN keeps up to 1,024 for as long as the process lives, some 5 MiB for every network that was ever
+    opened. It asks the environment once, at the first; what the user has set stands, and PyTorch's own oneDNN, whose
+    speed depends on them, is not to see it.
+    """
+    if _KEPT in os.environ:
+        yield
+        return
+    os.environ[_KEPT] = _FEW
+    try:
+        yield
+    finally:
+        os.environ.pop(_KEPT, None)
 
 
 def _line(error: Exception) -> str:

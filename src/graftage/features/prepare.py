@@ -15,8 +15,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from graftage.features.backbone import Backbone, find
+from graftage.features.backbone import find
 from graftage.features.engine import is_prepared, open_forward
+from graftage.features.facts import Backbone
 
 
 def prepare_elsewhere(backbone: Backbone, architecture: str, sample: Callable[[], NDArray[np.uint8]]) -> None:

@@ -17,9 +17,9 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from graftage.features.backbone import build
+from graftage.features.building import build
 from graftage.features.facts import BackboneInfo
-from graftage.features.keras_networks import is_keras
+from graftage.features.keras_itself import is_keras
 from graftage.features.stages import Cut, Uncut, after_cut, choose_cut, stage_cuts
 from graftage.features.variants import is_varied
 

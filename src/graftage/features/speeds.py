@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from graftage.features.backbone import Backbone
 from graftage.features.cache import cache_root, ready, write_whole
 from graftage.features.engine import Forward, cores, open_forward, probe_squares
+from graftage.features.facts import Backbone
 
 _SECONDS = 2.0  # of a measurement, at the least
 _FILE = "speeds.json"

@@ -10,12 +10,12 @@ import json
 import math
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cache
 from importlib.resources import files
 from types import MappingProxyType
-from typing import TypedDict
+from typing import Any, TypedDict
 
 from graftage.errors import BackboneError, OptionError
 
@@ -41,6 +41,23 @@ _NAMED = 3  # alternatives in a sentence
 
 
 @dataclass(frozen=True)
+class Measured:
+    """What our own benchmark found with a network's frozen features (`bench/prior.py`).
+
+    Attributes:
+        set: name of the set of pictures.
+        n: how many of them were learnt from.
+        score: accuracy on the others, percent, mean over several draws of n.
+        standard_error: of the score, points.
+    """
+
+    set: str
+    n: int
+    score: float
+    standard_error: float
+
+
+@dataclass(frozen=True)
 class Facts:
     """What is known of one pretrained network.
 
@@ -56,7 +73,7 @@ class Facts:
         top1: accuracy on ImageNet-1k's validation set with its own classifier, percent; None where unknown.
         licence: of the weights, an SPDX name where there is one, else as its publisher calls it, else "unknown".
         hub: repository on the Hugging Face hub (of Keras' networks: the file in Keras' cache); "" if there is none.
-        measured: accuracy that our own benchmark found with its frozen features, percent, by set of pictures.
+        measured: what our own benchmark found.
     """
 
     id: str
@@ -70,7 +87,7 @@ class Facts:
     top1: float | None
     licence: str
     hub: str
-    measured: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
+    measured: tuple[Measured, ...] = ()
 
     @property
     def commercial(self) -> bool | None:
@@ -85,7 +102,7 @@ def known() -> Mapping[str, Facts]:
     rows = csv.reader(line for line in text.splitlines() if not line.startswith("#"))
     next(rows)  # names of the columns
     measured = _prior()["measured"]
-    return MappingProxyType({row[0]: _facts(row, measured.get(row[0], {})) for row in rows})
+    return MappingProxyType({row[0]: _facts(row, measured.get(row[0], ())) for row in rows})
 
 
 def facts_of(backbone_id: str) -> Facts | None:
@@ -97,12 +114,27 @@ def facts_of(backbone_id: str) -> Facts | None:
     return tagged[0] if len(tagged) == 1 else None  # which of several is meant, timm decides
 
 
+def nearest(name: str) -> tuple[str, ...]:
+    """Ids of up to three networks that somebody who typed `name`, with or without its kind or tag, may have meant."""
+    kind, _, typed = name.lower().rpartition("/")
+    by_name: dict[str, list[str]] = {}
+    for one in [one for one in known() if one.startswith(f"{kind}/")] or known():
+        short = one.partition("/")[2].lower()
+        by_name.setdefault(short if "." in typed else short.partition(".")[0], []).append(one)
+    begun = [short for short in by_name if short.startswith(typed) and typed]
+    found: dict[tuple[str, str], str] = {}
+    for short in (*begun, *get_close_matches(typed, by_name, n=_NAMED, cutoff=0.6)):
+        for one in by_name[short]:
+            found.setdefault((short, one.partition("/")[0]), one)  # of each kind one of the name is enough
+    return tuple(found.values())[:_NAMED]
+
+
 def families() -> tuple[str, ...]:
     """All families, in alphabetical order."""
     return tuple(sorted({facts.family for facts in known().values()}))
 
 
-def _facts(row: list[str], measured: Mapping[str, float]) -> Facts:
+def _facts(row: list[str], measured: Iterable[Mapping[str, Any]]) -> Facts:
     name, family, parameters, macs, size, any_size, features, pretraining, top1, licence, hub = row
     if hub == "=":  # where timm's own are
         hub = name
@@ -118,14 +150,14 @@ def _facts(row: list[str], measured: Mapping[str, float]) -> Facts:
         float(top1) if top1 else None,
         licence,
         hub,
-        MappingProxyType(measured),
+        tuple(Measured(**each) for each in measured),
     )
 
 
 class _Prior(TypedDict):
     top1: dict[str, float]  # weights of `regressors`
     points_per_point: float
-    measured: dict[str, dict[str, float]]  # id → set of pictures → accuracy in percent
+    measured: dict[str, list[dict[str, Any]]]  # id → fields of `Measured`
 
 
 @cache
@@ -246,17 +278,24 @@ def regressors(facts: Facts) -> dict[str, float]:
 _TRANSFORMERS = ("beit", "cait", "deit", "deit3", "eva", "flexivit", "naflexvit", "swin", "swinv2", "vit")
 
 
-def prior_gap(a: Facts, b: Facts) -> float | None:
+def prior_gap(a: Facts, b: Facts, *, without: str = "") -> float | None:
     """By how many points the error of a classifier on features of `a` is expected to exceed that on features of `b`.
 
     The difference in ImageNet-1k accuracy, measured or expected, times a slope: accuracy on other pictures goes along
     with it (Kornblith et al., Do Better ImageNet Models Transfer Better?, CVPR 2019), but by less than point for point;
-    the half that is taken is an assumption. Where our own benchmark has measured both on the same sets of pictures, it
-    is the mean difference there. None where nothing can be said: weights that have only ever filled in masked pictures
-    are poor as frozen features, and by how much varies.
+    the half that is taken is an assumption. Where our own benchmark has measured both with as many pictures of the same
+    sets, it is the mean difference there. None where nothing can be said: weights that have only ever filled in masked
+    pictures are poor as frozen features, and by how much varies.
+
+    Args:
+        a: one network.
+        b: the other.
+        without: name of a set that does not count: the one on which the answer will be judged.
     """
-    if both := sorted(a.measured.keys() & b.measured.keys()):
-        return sum(b.measured[s] - a.measured[s] for s in both) / len(both)
+    own = {(m.set, m.n): m.score for m in a.measured if m.set != without}
+    gaps = [m.score - own[m.set, m.n] for m in b.measured if (m.set, m.n) in own]
+    if gaps:
+        return sum(gaps) / len(gaps)
     if any(_masked_only(f) or not f.features for f in (a, b)):
         return None
     return _prior()["points_per_point"] * (expected_top1(b) - expected_top1(a))
@@ -311,10 +350,8 @@ def matching(wish: Wish) -> tuple[Facts, ...]:
     text = wish.text.lower()
     found = [f for f in everything if text in f.id.lower()]
     if not found:
-        names = [f.id for f in everything]
-        short = {name.partition("/")[2]: name for name in reversed(names)}
-        near = get_close_matches(text.partition("/")[2] or text, short, n=_NAMED, cutoff=0.6)
-        hint = f"; near to it: {', '.join(short[n] for n in near)}" if near else ""
+        near = nearest(text)
+        hint = f"; near to it: {', '.join(near)}" if near else ""
         raise OptionError(f"no pretrained network is known whose name holds {wish.text!r}{hint}")
     return tuple(f for f in found if _as_wished(f, wish))
 

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from graftage.errors import BundleError
-from graftage.features.backbone import OUTPUTS, BackboneInfo
+from graftage.features.building import OUTPUTS
+from graftage.features.facts import BackboneInfo
 from graftage.features.preprocess import Preprocess
 from graftage.learn.head import Head
 from graftage.measure.decide import Decisions

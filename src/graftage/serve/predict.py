@@ -18,9 +18,9 @@ from graftage.data.decode import DEFAULT_LIMITS, Limits, decode
 from graftage.data.inputs import Input
 from graftage.data.sources import read
 from graftage.errors import BackboneError, BundleError, OptionError, PictureError
-from graftage.features.backbone import Backbone
 from graftage.features.engine import Forward, open_forward
 from graftage.features.extract import Job, Seen, see, stream
+from graftage.features.facts import Backbone
 from graftage.learn.temperature import softmax
 from graftage.measure.decide import Answers, Decisions, decided
 from graftage.serve.bundle import Bundle, model_file

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from graftage.errors import BackboneError, BundleError, ExportError
-from graftage.features.backbone import build
-from graftage.features.keras_networks import is_keras
+from graftage.features.building import build
+from graftage.features.keras_itself import is_keras
 from graftage.features.squaring import KNOWN, Square
 from graftage.learn.head import Head
 from graftage.serve.bundle import Bundle
