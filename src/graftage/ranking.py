@@ -213,7 +213,7 @@ class Course:
         try:
             X = self.features(ask.entrant, self.rows[ask.rows])
         except GraftageError as error:
-            return str(error)
+            return _without_name(str(error), ask.entrant.name)
         return sound(X, ask.y, ask.groups, ask.held, seed=self.settings.seed)
 
     def features(self, entrant: Entrant, rows: Ints) -> NDArray[np.float32]:
@@ -333,8 +333,13 @@ def _enter(course: Course, names: list[str], out: list[tuple[str, str]]) -> tupl
             try:
                 field.append(course.enter(name))
             except GraftageError as error:
-                out.append((name, str(error)))
+                out.append((name, _without_name(str(error), name)))
     return field, late
+
+
+def _without_name(said: str, name: str) -> str:
+    """What is said of a network, in a line that has its name in front already."""
+    return said.removeprefix(f"backbone {name}: ").removeprefix(f"{name}: ")
 
 
 def _nobody(course: Course, out: list[tuple[str, str]], late: list[str]) -> GraftageError:
@@ -345,12 +350,12 @@ def _nobody(course: Course, out: list[tuple[str, str]], late: list[str]) -> Graf
             f"the budget is too small for any of {len(out) or len(course.uses)} candidates: after {spent:.1f} s none "
             f"was measured; about {math.ceil(needed)}s would do, or name fewer"
         )
-    told = "; ".join(f"{name}: {why.rstrip('.')}" for name, why in out)
+    told = "".join(f"\n  {name}: {why}" for name, why in out)
     bounds = {"--max-latency": course.bounds.latency, "--max-size": course.bounds.megabytes}
     given = [flag for flag, bound in bounds.items() if math.isfinite(bound)]
     more = f", or allow more with {' and '.join(given)}" if given else ""
     return BackboneError(
-        f"none of the candidates can be used: {told}. Name others (`graftage backbones` lists them){more}"
+        f"none of the candidates can be used:{told}\nName others (`graftage backbones` lists them){more}"
     )
 
 
