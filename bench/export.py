@@ -1,11 +1,14 @@
-"""Exports against the model, from raw bytes, on real pictures: labels, probabilities, sizes, cold start.
+"""Exports against the model, from raw bytes, on real pictures: labels, probabilities, sizes, speed, cold start.
 
     python bench/export.py [--limit 60] [--pictures 300] FOLDER_OR_solar [...]
 
 For each set a head is trained on frozen EfficientNet-Lite0 (--limit pictures a class), exported to onnx, openvino and
-torch in float32, and asked about --pictures of the set's pictures in each runtime; the other side is the Predictor in
+torch in float32, and asked about --pictures others of the set in each runtime; the other side is the Predictor in
 float32. The fit goes round: squash, crop, pad. Cold start is that of the ONNX example, a process of its own.
-With --runtime onnxruntime-web-1.30.0.tgz (`npm pack onnxruntime-web@1.30.0`) the page answers in Chromium, too.
+onnx and openvino are then made in fp16 and int8, calibrated on the pictures that were learnt from: accuracy on the
+others before and after, size, and milliseconds a picture in turns with float32, resize and all.
+With --runtime onnxruntime-web-1.30.0.tgz (`npm pack onnxruntime-web@1.30.0`) the page answers in Chromium, too. Where a
+label differs there, the browser's own pixels are held against the decoder's, and given to onnxruntime.
 """
 
 import argparse
@@ -18,40 +21,61 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import onnx
 
 from graftage import Settings, load, train
 from graftage.features.preprocess import FITS
 from graftage.progress import Silent
-from graftage.serve.export import Answer, compare, example, judged, metadata, short_side, told
-from graftage.serve.predict import Predictor
-from graftage.serve.targets import TARGETS
+from graftage.serve.checking import Answer, compare, judged, short_side, usable
+from graftage.serve.export import example, metadata, told
+from graftage.serve.lighter import changed, lighten, timed
+from graftage.serve.precision import PRECISIONS
+from graftage.serve.predict import Prediction, Predictor
+from graftage.serve.sample import CALIBRATE, Sample
+from graftage.serve.targets import TARGETS, Run, open_onnx, write_onnx
 from graftage.serve.webfolder import add_page
 from graftage.serve.wholegraph import WholeGraph, exported_program
 from saved import machine
 from splits import SUFFIXES, name_of, split
 
-GOAL, STARTS = 1e-3, 5
-ASK = """async (data) => {
-  const bytes = Uint8Array.from(atob(data), (c) => c.charCodeAt(0));
-  return (await predict(new File([bytes], "picture"))).row;
-}"""
+GOAL, STARTS, TIMED = 1e-3, 5, 40
+FILE = 'new File([Uint8Array.from(atob(data), (c) => c.charCodeAt(0))], "picture")'
+ASK = f"async (data) => (await predict({FILE})).row"
+LOOK = f"""async (data) => {{
+  const {{ pixels, width, height }} = await pixelsOf({FILE}, (await open()).card.short_side);
+  return [height, width, Array.from(pixels)];
+}}"""
 
 
-def trained(data: str, work: Path, limit: int, fit: str) -> Predictor:
+def trained(data: str, work: Path, limit: int, fit: str) -> tuple[Predictor, list[Path]]:
+    """The model, and the pictures that it learnt from."""
     folder = split(data, work / "learn", seed=0, limit=limit)
     output = work / "run" / name_of(data)
     settings = Settings(data=str(folder / "train"), output=str(output), recipe="linear", fit=fit, folds="3")
     train(settings, watcher=Silent())
-    return load(output / "model.safetensors", device="cpu", precision="float32")
+    predictor = load(output / "model.safetensors", device="cpu", precision="float32")
+    return predictor, evenly(pictures_in(folder / "train"), CALIBRATE)
 
 
-def pictures_of(data: str, work: Path, count: int) -> list[Path]:
-    folder = split(data, work / "all", seed=1)
-    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
-    return [found[i * len(found) // min(count, len(found))] for i in range(min(count, len(found)))]
+def others(data: str, work: Path, learnt: Path, count: int) -> list[Path]:
+    """Pictures of the set that it did not learn from."""
+    known = {path.resolve() for path in pictures_in(learnt)}
+    found = [path for path in pictures_in(split(data, work / "all", seed=1)) if path.resolve() not in known]
+    return evenly(found, count)
+
+
+def pictures_in(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+
+
+def evenly(items: Sequence[Path], most: int) -> list[Path]:
+    count = min(most, len(items))
+    return [items[i * len(items) // count] for i in range(count)]
 
 
 def line_of(answers: list[Answer], otherwise: int) -> tuple[str, bool]:
@@ -72,7 +96,7 @@ def cold_start(folder: Path, picture: Path) -> float:
     return float(np.median(times))
 
 
-def in_browser(predictor: Predictor, folder: Path, pictures: list[Path]) -> str:
+def in_browser(predictor: Predictor, folder: Path, pictures: list[Path]) -> list[str]:
     """How the page in this folder answers in Chromium, decoding by itself."""
     from playwright.sync_api import sync_playwright
 
@@ -85,43 +109,104 @@ def in_browser(predictor: Predictor, folder: Path, pictures: list[Path]) -> str:
         page = browser.new_page()
         page.goto(f"http://127.0.0.1:{server.server_address[1]}/")
         page.locator("#about").wait_for(timeout=120_000)
-        same, differences = 0, []
+        differences, apart = [], []
         started = time.perf_counter()
         for path, own in zip(pictures, predictor.predict(pictures), strict=True):
             row = page.evaluate(ASK, base64.b64encode(path.read_bytes()).decode())
-            same += row["label"] == own.label
             differences.append(float(np.abs(np.subtract(row["probabilities"], own.probabilities)).max()))
+            if row["label"] != own.label:
+                apart.append((path, own, row))
         seconds = (time.perf_counter() - started) / len(pictures)
+        run = open_onnx(folder / "model.onnx")
+        traced = [traced_back(page, predictor, run, *each) for each in apart]
         browser.close()
         server.shutdown()
+    same = len(pictures) - len(apart)
     share, (median, most) = same / len(pictures), np.quantile(differences, [0.5, 1.0])
-    return (
+    return [
         f"  browser    {same} of {len(pictures)} labels the same ({share:.1%}, goal 99.5 %), difference {median:.1e} "
-        f"in the median, {most:.1e} at most; {1000 * seconds:.0f} ms a picture   {'ok' if share >= 0.995 else 'FAIL'}"
+        f"in the median, {most:.1e} at most; {1000 * seconds:.0f} ms a picture   {'ok' if share >= 0.995 else 'FAIL'}",
+        *traced,
+    ]
+
+
+def traced_back(page: Any, predictor: Predictor, run: Run, path: Path, own: Prediction, row: dict[str, Any]) -> str:
+    """Why the browser gives another label: the margin, its own pixels of the file, what onnxruntime says of those."""
+    pixels = usable(predictor, path)[1].astype(int)
+    height, width, flat = page.evaluate(LOOK, base64.b64encode(path.read_bytes()).decode())
+    seen = np.array(flat, np.uint8).reshape(height, width, 3)
+    text = f"             {path.resolve().name}: {own.label} {own.probability:.3f} over {own.runner_up} "
+    text += f"{own.runner_up_probability:.3f}, in the browser {row['label']} {row['probability']:.3f}; "
+    if seen.shape != pixels.shape:
+        return text + f"it decodes {width} x {height} pixels, the decoder {pixels.shape[1]} x {pixels.shape[0]}"
+    apart = np.abs(seen - pixels)
+    found = predictor.classes[int(run(seen).argmax())]
+    return text + (
+        f"its decoder gives {width} x {height} pixels of which {(apart > 0).mean():.1%} differ, by {apart.mean():.2f} "
+        f"grey levels in the mean and {apart.max()} at most; onnxruntime says {found} of the browser's pixels"
     )
 
 
 def measure(data: str, work: Path, limit: int, count: int, fit: str, runtime: Path | None) -> None:
-    predictor, pictures = trained(data, work, limit, fit), pictures_of(data, work, count)
+    predictor, learnt = trained(data, work, limit, fit)
+    pictures = others(data, work, work / "learn" / f"{name_of(data)}-0" / "train", count)
     print(f"{name_of(data)}: {len(predictor.classes)} classes, {fit}, {len(pictures)} pictures", flush=True)
     programs = {exact: exported_program(WholeGraph(predictor.bundle, exact=exact)) for exact in (True, False)}
     for name in ("onnx", "openvino", "torch"):
         target, folder = TARGETS[name], work / name
         folder.mkdir()
         graph = folder / target.file
-        target.write(programs[target.exact], graph)
-        answers, rejected, otherwise = compare(predictor, target, graph, pictures)
+        middle = work / f"{name}.onnx"
+        if target.convert is None:
+            target.write(programs[target.exact], graph)
+        else:
+            write_onnx(programs[target.exact], middle)
+            target.convert(middle, graph)
+        answers, rejected, otherwise = compare(predictor, target.open(graph), pictures)
         text, held = line_of(answers, otherwise)
-        size = sum(file.stat().st_size for file in folder.iterdir()) / 2**20
-        print(f"  {name:<10} {text}   {size:.1f} MiB   {'ok' if held else 'FAIL'}", flush=True)
+        print(f"  {name:<10} {text}   {size_of(folder):.1f} MiB   {'ok' if held else 'FAIL'}", flush=True)
         if name == "onnx":
             target.label(graph, metadata(predictor.bundle, name, judged(answers, rejected=rejected, otherwise=0)))
             (folder / "example.py").write_text(example(name), encoding="utf-8")
             seconds = cold_start(folder, pictures[0])
             if runtime is not None:
                 add_page(folder, told(predictor.bundle, "bench"), short_side(predictor.bundle), runtime)
-                print(in_browser(predictor, folder, pictures), flush=True)
+                print(*in_browser(predictor, folder, pictures), sep="\n", flush=True)
             print(f"  cold start of the onnx example: {seconds:.2f} s (goal 1) {'ok' if seconds <= 1 else 'FAIL'}")
+        for precision in PRECISIONS[1:] if target.convert is not None else ():
+            print(in_fewer_bits(predictor, name, precision, middle, learnt, pictures), flush=True)
+
+
+def in_fewer_bits(
+    predictor: Predictor, name: str, precision: Any, middle: Path, learnt: list[Path], pictures: list[Path]
+) -> str:
+    """A line on a file in fewer bits, against the one in float32."""
+    target, plain = TARGETS[name], middle.parent / name / TARGETS[name].file
+    folder = middle.parent / f"{name}-{precision}"
+    folder.mkdir()
+    model = onnx.load(middle)
+    calibrated = lighten(model, precision, predictor, learnt)
+    onnx.save(model, folder / "middle.onnx")
+    target.convert(folder / "middle.onnx", folder / target.file)
+    (folder / "middle.onnx").unlink()
+    run = target.open(folder / target.file)
+    answers, rejected, otherwise = compare(predictor, run, pictures)
+    sample = Sample(tuple(pictures), {path: path.parent.name for path in pictures}, "named")
+    counts = (rejected, otherwise, calibrated)
+    found = changed(answers, sample, precision=precision, counts=counts, max_loss=1.0)
+    before, after = timed(target.open(plain), run, [usable(predictor, path)[1] for path in pictures[:TIMED]])
+    return (
+        f"  {name:<10} {precision}: {size_of(folder):.1f} MiB, {1000 * before:.1f} ms a picture in float32 and "
+        f"{1000 * after:.1f} ms so ({before / after:.2f} x); {found.same} of {found.n} labels the same, difference "
+        f"{found.mean:.1e} in the mean, {found.worst:.1e} at most; accuracy {found.before.percent()} and "
+        f"{found.accuracy.percent()}, change {-100 * found.loss.value:+.1f} points "
+        f"({-100 * found.loss.high:+.1f} to {-100 * found.loss.low:+.1f}), calibrated on {calibrated}"
+    )
+
+
+def size_of(folder: Path) -> float:
+    """MiB of the graph in a folder."""
+    return sum(file.stat().st_size for file in folder.glob("model.*")) / 2**20
 
 
 def main() -> None:

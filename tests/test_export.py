@@ -19,11 +19,12 @@ from graftage.data.decode import decode
 from graftage.features.preprocess import FITS
 from graftage.learn.head import Head
 from graftage.learn.temperature import softmax
+from graftage.serve import checking, targets
 from graftage.serve import export as work
-from graftage.serve import targets
 from graftage.serve.bundle import load as load_bundle
 from graftage.serve.bundle import save as save_bundle
-from graftage.serve.export import Answer, Exported, judged
+from graftage.serve.checking import Answer, judged
+from graftage.serve.export import Exported
 from graftage.serve.predict import Predictor, load
 from graftage.serve.wholegraph import HeadGraph, WholeGraph
 from photos import graftage
@@ -244,14 +245,6 @@ def test_bad_input_ends_with_2_and_says_what_to_do(run: Path, class_folders: Pat
     assert {path.name for path in tmp_path.iterdir()} == {"alone.safetensors", "taken", "bad.jpg", "half"}
 
 
-def test_by_default_the_pictures_of_the_run_are_checked_on(run: Path, tmp_path: Path) -> None:
-    from graftage.exporting import _pictures
-
-    found = _pictures(run / "model.safetensors", None)
-    assert len(found) == 48
-    assert all(path.is_file() for path in found)
-
-
 def test_the_readme_shows_the_example_as_it_is() -> None:
     text = (Path(__file__).parent.parent / "docs" / "deploying.md").read_text("utf-8")
     block = next(part for part in text.split("```python\n") if part.startswith("model = onnxruntime")).split("```")[0]
@@ -275,7 +268,7 @@ def test_metadata_of_an_untouched_model_is_json(model: Predictor) -> None:
 def test_the_examples_decode_a_picture_as_training_did(class_folders: Path) -> None:
     data = BytesIO()
     Image.open(class_folders / "1" / "0.jpg").resize((2000, 1500)).save(data, "JPEG")
-    pixels = work._plainly(data.getvalue(), 1.25 * 256)
+    pixels = checking._plainly(data.getvalue(), 1.25 * 256)
     assert pixels.shape == (375, 500, 3)
     np.testing.assert_array_equal(pixels, decode(data.getvalue(), cover=256).pixels)
 
@@ -288,5 +281,5 @@ def test_the_examples_obey_a_colour_profile_and_an_orientation_together(class_fo
     Image.open(class_folders / "2" / "0.jpg").save(data, "JPEG", icc_profile=swapped, exif=exif)
     expected = decode(data.getvalue(), cover=256)
     assert "ICC profile to sRGB" in expected.notes
-    np.testing.assert_array_equal(work._plainly(data.getvalue(), 320), expected.pixels)
-    assert work._decodes_alike(data.getvalue(), 320, expected.pixels)
+    np.testing.assert_array_equal(checking._plainly(data.getvalue(), 320), expected.pixels)
+    assert checking._decodes_alike(data.getvalue(), 320, expected.pixels)

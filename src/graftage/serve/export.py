@@ -9,74 +9,49 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from importlib import resources
-from io import BytesIO
+from importlib import import_module, resources
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import PIL
-from numpy.typing import NDArray
-from PIL import Image, ImageCms, ImageOps
 
-from graftage.data.decode import MARGIN, decode
-from graftage.data.sources import read
-from graftage.errors import ExportError, OptionError, PictureError, StoreError
+from graftage.errors import ExportError, OptionError, StoreError
 from graftage.features.extract import Progress
 from graftage.serve.about import about
 from graftage.serve.bundle import Bundle
-from graftage.serve.predict import Prediction, Predictor
-from graftage.serve.targets import TARGETS, Target
+from graftage.serve.checking import Answer, Checked, compare, judged, short_side, usable
+from graftage.serve.lighter import MAX_LOSS, Changed, changed, lighten, timed
+from graftage.serve.precision import PRECISIONS, Precision
+from graftage.serve.predict import Predictor
+from graftage.serve.sample import Sample
+from graftage.serve.targets import TARGETS, Run, Target, write_onnx
 from graftage.serve.webfolder import add_page
 from graftage.serve.wholegraph import LARGEST_SIDE, WholeGraph, exported_program
 
 FORMAT = 1  # of the metadata
-LEAST = 200  # pictures to check on, if there are so many
-TOLERANCE = 1e-3  # largest difference of a probability
 _AGAIN = 3  # pictures that are asked once more of the finished file
-_SHOWN = 5  # of the worst pictures
+_ALIKE = 1e-5  # of a probability: what two sessions of one file may differ by
+_TIMED = 22  # pictures that the speed is measured on
 _EXAMPLE = "example.py"
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What the two say of one picture.
+class Made:
+    """What an export is made into.
 
     Attributes:
-        path: the picture.
-        label: of the model.
-        other: of the export.
-        margin: how much surer the model is of its label than of the next class.
-        difference: largest of all classes' probabilities.
+        to: one of `TARGETS`.
+        output: the folder, which must not exist.
+        precision: "float32", or "fp16" or "int8" for a file in fewer bits.
+        max_loss: of a file in fewer bits: share of accuracy that it may lose, 0 to 1.
+        runtime: for "web": onnxruntime-web, as a folder or the file that `npm pack` leaves.
     """
 
-    path: str
-    label: str
-    other: str
-    margin: float
-    difference: float
-
-
-@dataclass(frozen=True)
-class Checked:
-    """How an export did against the model.
-
-    Attributes:
-        n: pictures compared.
-        rejected: pictures that the model cannot use, or a pixel wide, left out.
-        same: of the n, how many got the same label.
-        worst: largest difference of a probability.
-        tolerance: that it may have; labels may differ where the margin is below twice as much.
-        otherwise: of the n, how many the example decodes to other pixels: they have transparency, 16 bits, or an ICC
-            profile in grey or CMYK, of which it knows nothing.
-    """
-
-    n: int
-    rejected: int
-    same: int
-    worst: float
-    tolerance: float
-    otherwise: int
+    to: str
+    output: Path
+    precision: Precision = "float32"
+    max_loss: float = MAX_LOSS / 100
+    runtime: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -88,22 +63,22 @@ class Exported:
         target: its format.
         files: in the folder, with their sizes in bytes.
         checked: how it did.
+        before: of a file in fewer bits: bytes of the same graph in float32, and seconds a picture of that and of
+            this, measured when it was made.
     """
 
     folder: Path
     target: str
     files: Mapping[str, int]
-    checked: Checked
+    checked: Checked | Changed
+    before: tuple[int, float, float] | None = None
 
     @property
     def summary(self) -> tuple[str, ...]:
         """A few lines for a person."""
         c = self.checked
         size = sum(self.files.values()) / 2**20
-        lines = [
-            f"checked on {c.n:,} pictures, from their files: {c.same:,} got the same label, "
-            f"the largest difference of a probability is {c.worst:.1e} (allowed {c.tolerance:.0e})",
-        ]
+        lines = [*c.summary]
         if c.rejected:
             lines.append(f"{c.rejected:,} more could not be used")
         if c.otherwise and self.target != "web":
@@ -111,52 +86,106 @@ class Exported:
                 f"{c.otherwise:,} of them have transparency, 16 bits or an odd ICC profile, which {_EXAMPLE} leaves "
                 "out: it gives other answers for such pictures"
             )
+        if self.before is not None:
+            lines.append(self._against(*self.before))
         return (*lines, f"{self.target:<12}{self.folder}  ({', '.join(self.files)}; {size:.1f} MiB)")
 
+    def _against(self, bytes_before: int, before: float, after: float) -> str:
+        graph = sum(size for name, size in self.files.items() if name.startswith("model."))
+        pace = "as fast" if 0.95 < before / after < 1.05 else f"{before / after:.2f} times as fast"
+        return (
+            f"graph of {graph / 2**20:.1f} MiB instead of {bytes_before / 2**20:.1f}; {1000 * after:.1f} ms a picture "
+            f"instead of {1000 * before:.1f}, resize and all: {pace} on this machine now"
+        )
 
-def export(
-    predictor: Predictor,
-    pictures: Sequence[Path],
-    *,
-    to: str,
-    output: Path,
-    runtime: Path | None = None,
-    progress: Progress | None = None,
-) -> Exported:
+
+def export(predictor: Predictor, sample: Sample, made: Made, *, progress: Progress | None = None) -> Exported:
     """Writes an export, checks it, and keeps it if it passes.
 
     Args:
         predictor: the model, opened with precision "float32".
-        pictures: to check it on.
-        to: one of `TARGETS`.
-        output: the folder, which must not exist.
-        runtime: for "web": onnxruntime-web, as a folder or the file that `npm pack` leaves.
+        sample: pictures to check it on, and what else is asked of them.
+        made: the format, the precision and the folder.
         progress: called with (done, total) pictures.
 
     Raises:
-        OptionError: an unknown target, an output that exists, no pictures, a missing package or runtime.
+        OptionError: an unknown target or precision, an output that exists, no pictures, a missing package or runtime.
         ExportError: no graph can be made, or it gives other answers; nothing is left behind.
         StoreError: the folder cannot be written.
     """
-    target = _target(to)
+    target, output = _target(made.to), made.output
+    require_precision(target, made.precision)
     if output.exists() or output.is_symlink():
         raise OptionError(f"{output} exists already; name another folder with -o")
-    if not pictures:
+    if not sample.check:
         raise OptionError("an export is checked before it is kept, and there are no pictures to check it on")
     program = exported_program(WholeGraph(predictor.bundle, exact=target.exact))
     with _appearing(output) as folder:
-        graph = folder / target.file
-        target.write(program, graph)
-        answers, rejected, otherwise = compare(predictor, target, graph, pictures, progress)
-        checked = judged(answers, rejected=rejected, otherwise=otherwise)
-        target.label(graph, metadata(predictor.bundle, target.name, checked))
-        _ask_again(predictor, target, graph, [Path(answer.path) for answer in answers[:_AGAIN]])
-        if to == "web":
-            add_page(folder, told(predictor.bundle, _name(predictor)), short_side(predictor.bundle), runtime)
+        graph, before = folder / target.file, None
+        if made.precision == "float32":
+            target.write(program, graph)
+            answers, rejected, otherwise = compare(predictor, target.open(graph), sample.check, progress)
+            checked: Checked | Changed = judged(answers, rejected=rejected, otherwise=otherwise)
         else:
-            (folder / _EXAMPLE).write_text(example(to), encoding="utf-8")
+            answers, checked, before = _lighter(predictor, program, graph, sample, made, progress)
+        target.label(graph, metadata(predictor.bundle, target.name, checked))
+        _ask_again(predictor, target, graph, answers[:_AGAIN])
+        if made.to == "web":
+            known = _with_change(told(predictor.bundle, _name(predictor)), checked)
+            add_page(folder, known, short_side(predictor.bundle), made.runtime)
+        else:
+            (folder / _EXAMPLE).write_text(example(made.to), encoding="utf-8")
     files = {file.relative_to(output).as_posix(): file.stat().st_size for file in sorted(output.rglob("*.*"))}
-    return Exported(output, to, files, checked)
+    return Exported(output, made.to, files, checked, before)
+
+
+def _lighter(
+    predictor: Predictor, program: Any, graph: Path, sample: Sample, made: Made, progress: Progress | None
+) -> tuple[list[Answer], Changed, tuple[int, float, float]]:
+    """Writes a graph in fewer bits and measures what it changes, against the model and against its graph in float32."""
+    onnx: Any = import_module("onnx")
+    target = TARGETS[made.to]
+    assert target.convert is not None, "require_precision has refused"
+    with tempfile.TemporaryDirectory(dir=graph.parent) as scratch:
+        middle, plain = Path(scratch) / "middle.onnx", Path(scratch) / target.file
+        write_onnx(program, middle)
+        target.convert(middle, plain)
+        model = onnx.load(middle)
+        calibrated = lighten(model, made.precision, predictor, sample.calibrate)
+        onnx.save(model, middle)
+        target.convert(middle, graph)
+        size = sum(plain.with_suffix(suffix).stat().st_size for suffix in _suffixes(plain))
+        run, first = target.open(graph), target.open(plain)
+    answers, rejected, otherwise = compare(predictor, run, sample.check, progress)
+    found = changed(
+        answers,
+        sample,
+        precision=made.precision,
+        counts=(rejected, otherwise, calibrated),
+        max_loss=made.max_loss,
+    )
+    seconds = _speed(predictor, first, run, [Path(answer.path) for answer in answers[:_TIMED]])
+    return answers, found, (size, *seconds)
+
+
+def _suffixes(graph: Path) -> tuple[str, ...]:
+    return tuple(file.suffix for file in graph.parent.glob("model.*"))
+
+
+def _speed(predictor: Predictor, plain: Run, light: Run, pictures: Sequence[Path]) -> tuple[float, float]:
+    return timed(plain, light, [usable(predictor, path)[1] for path in pictures])
+
+
+def require_precision(target: Target, precision: str) -> None:
+    """Raises OptionError where a format has no such precision."""
+    if precision not in PRECISIONS:
+        raise OptionError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
+    if precision != "float32" and target.convert is None:
+        raise OptionError(
+            f"--to {target.name} has float32 alone: a .pt2 file runs its weights as they are stored, and PyTorch on a "
+            f"processor gains nothing from fp16 and has no int8 without a further package; --to onnx and --to openvino "
+            f"have {precision}"
+        )
 
 
 def _target(to: str) -> Target:
@@ -179,7 +208,7 @@ def _name(predictor: Predictor) -> str:
 # ---------------------------------------------------------------- metadata
 
 
-def metadata(bundle: Bundle, to: str, checked: Checked) -> dict[str, Any]:
+def metadata(bundle: Bundle, to: str, checked: Checked | Changed) -> dict[str, Any]:
     """What lies in the file beside the graph, as JSON knows it.
 
     `classes` are in the order of the probabilities. A JPEG may be decoded at the smallest of 1, 1/2, 1/4 and 1/8 whose
@@ -187,11 +216,11 @@ def metadata(bundle: Bundle, to: str, checked: Checked) -> dict[str, Any]:
     1 - p is at most `decisions.sets.threshold`, or where it is the most probable; an answer is promised where the
     largest probability is at least `decisions.answers.threshold`.
     """
-    known = told(bundle, "")
+    known = _with_change(told(bundle, ""), checked)
     return {
         "format": FORMAT,
         "target": to,
-        "precision": "float32",
+        "precision": checked.precision if isinstance(checked, Changed) else "float32",
         "input": {"name": "pixels", "type": "uint8", "shape": ["height", "width", 3], "largest_side": LARGEST_SIDE},
         "output": {"name": "probabilities", "type": "float32", "shape": [len(bundle.classes)]},
         **{
@@ -205,6 +234,11 @@ def metadata(bundle: Bundle, to: str, checked: Checked) -> dict[str, Any]:
     }
 
 
+def _with_change(known: dict[str, Any], checked: Checked | Changed) -> dict[str, Any]:
+    """What a model says of itself, with what fewer bits have changed."""
+    return {**known, "card": [*known["card"], checked.card()]} if isinstance(checked, Changed) else known
+
+
 def told(bundle: Bundle, name: str) -> dict[str, Any]:
     """What a model says of itself, less what an export cannot do."""
     known = about(bundle, name)
@@ -215,98 +249,17 @@ def told(bundle: Bundle, name: str) -> dict[str, Any]:
     return {**known, "decisions": decisions}
 
 
-def short_side(bundle: Bundle) -> float:
-    """Pixels that the short side of a scaled JPEG must still have."""
-    return bundle.preprocess.cover * MARGIN
+# ---------------------------------------------------------------- kept or not
 
 
-# ---------------------------------------------------------------- check
-
-
-def compare(
-    predictor: Predictor, target: Target, graph: Path, pictures: Sequence[Path], progress: Progress | None = None
-) -> tuple[list[Answer], int, int]:
-    """The model against the file in its own runtime, picture by picture from raw bytes.
-
-    Returns:
-        The answers; how many pictures the model cannot use, or are one pixel wide; how many the example would decode
-        otherwise.
-    """
-    run, answers, rejected, otherwise = target.open(graph), list[Answer](), 0, 0
-    for done, path in enumerate(pictures, start=1):
-        try:
-            data = read(path, limits=predictor.limits)
-            pixels = decode(data, cover=predictor.bundle.preprocess.cover, limits=predictor.limits).pixels
-            own = predictor.predict_bytes(data, name=str(path))
-        except PictureError:
-            rejected += 1
-        else:
-            if not 2 <= min(pixels.shape[:2]) <= max(pixels.shape[:2]) <= LARGEST_SIDE:
-                rejected += 1
-                continue
-            answers.append(_answer(own, run(np.ascontiguousarray(pixels)), predictor.classes))
-            otherwise += not _decodes_alike(data, short_side(predictor.bundle), pixels)
-        if progress is not None:
-            progress(done, len(pictures))
-    return answers, rejected, otherwise
-
-
-def _answer(own: Prediction, found: NDArray[np.float32], classes: Sequence[str]) -> Answer:
-    p = np.asarray(own.probabilities)
-    difference = np.abs(p - found.astype(np.float64)).max() if found.shape == p.shape else np.inf
-    worst = float(difference) if np.isfinite(difference) else float("inf")
-    other = classes[int(found.argmax())] if found.shape == p.shape else ""
-    return Answer(own.path, own.label, other, own.probability - own.runner_up_probability, worst)
-
-
-def _decodes_alike(data: bytes, least: float, pixels: NDArray[np.uint8]) -> bool:
-    try:
-        return np.array_equal(_plainly(data, least), pixels)
-    except Exception:  # Pillow and its colour library raise several kinds; to say so is all that is asked for
-        return False
-
-
-def _plainly(data: bytes, least: float) -> NDArray[np.uint8]:
-    """Pixels as the examples decode them."""
-    image: Image.Image = Image.open(BytesIO(data))
-    if image.format == "JPEG":
-        scale = next((s for s in (8, 4, 2) if min(image.size) // s >= least), 1)
-        image.draft(image.mode, (max(1, image.width // scale), max(1, image.height // scale)))
-    image = ImageOps.exif_transpose(image)
-    if image.mode == "RGB" and "icc_profile" in image.info:
-        profile = ImageCms.ImageCmsProfile(BytesIO(image.info["icc_profile"]))
-        if "srgb" not in (profile.profile.profile_description or "").lower():
-            ImageCms.profileToProfile(image, profile, ImageCms.createProfile("sRGB"), inPlace=True)
-    return np.asarray(image.convert("RGB"))
-
-
-def judged(answers: Sequence[Answer], *, rejected: int, otherwise: int, tolerance: float = TOLERANCE) -> Checked:
-    """The record of a check that was passed.
-
-    Raises:
-        OptionError: there was nothing to compare.
-        ExportError: a probability differs by more than the tolerance, or a label where the margin is twice as large.
-    """
-    if not answers:
-        raise OptionError(f"none of the {rejected:,} pictures to check the export on can be used")
-    wrong = [a for a in answers if a.difference > tolerance or (a.label != a.other and a.margin >= 2 * tolerance)]
-    if wrong:
-        worst = sorted(wrong, key=lambda a: -a.difference)[:_SHOWN]
-        named = "; ".join(f"{a.path}: {a.label} → {a.other or 'nothing'}, off by {a.difference:.1e}" for a in worst)
-        raise ExportError(
-            f"the export gives other answers than the model for {len(wrong):,} of {len(answers):,} pictures "
-            f"(allowed: {tolerance:.0e}) and was not kept. Worst: {named}"
-        )
-    same = sum(a.label == a.other for a in answers)
-    worst_of_all = max(a.difference for a in answers)
-    return Checked(len(answers), rejected, same, worst_of_all, tolerance, otherwise)
-
-
-def _ask_again(predictor: Predictor, target: Target, graph: Path, pictures: Sequence[Path]) -> None:
-    """The finished file, metadata and all, still opens, tells its classes and gives the right answers."""
-    answers, rejected, otherwise = compare(predictor, target, graph, pictures)
-    judged(answers, rejected=rejected, otherwise=otherwise)
-    if list(target.read(graph)["classes"]) != list(predictor.classes):
+def _ask_again(predictor: Predictor, target: Target, graph: Path, before: Sequence[Answer]) -> None:
+    """The finished file, metadata and all, still opens, tells its classes and gives the same answers."""
+    answers, _, _ = compare(predictor, target.open(graph), [Path(answer.path) for answer in before])
+    alike = len(answers) == len(before) and all(
+        now.other == then.other and abs(now.difference - then.difference) <= _ALIKE
+        for now, then in zip(answers, before, strict=True)
+    )
+    if not alike or list(target.read(graph)["classes"]) != list(predictor.classes):
         raise ExportError("the metadata cannot be read back from the file; it was not kept")
 
 

@@ -3,6 +3,7 @@
 Needs the extra `export`. Every format takes uint8 (H, W, 3) and gives float32 (K,).
 """
 
+import ast
 import io
 import json
 import zipfile
@@ -29,6 +30,7 @@ OPSET = 18  # of ONNX; onnxruntime knows it since 1.14
 KEY = "graftage"  # under which the metadata lies
 _EXTRA = "graftage.json"  # in a .pt2 file
 _PRODUCER = "graftage"
+_SCOPES = "pkg.torch.onnx.name_scopes"  # where PyTorch's exporter says which module a node comes from
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,7 @@ class Target:
         file: the graph's file.
         modules: what writing and checking it needs.
         write: graph → file.
+        convert: ONNX file → file; None where the format has no way there, and so no other precision than float32.
         open: file → something to call.
         label: file and metadata → the file holds them.
         read: file → its metadata.
@@ -53,6 +56,7 @@ class Target:
     open: Callable[[Path], Run]
     label: Callable[[Path, Card], None]
     read: Callable[[Path], Card]
+    convert: Callable[[Path, Path], None] | None
     exact: bool = True
 
     def require(self) -> None:
@@ -94,6 +98,8 @@ def write_onnx(program: "torch.export.ExportedProgram", path: Path) -> None:
     del model.metadata_props[:]
     del model.graph.metadata_props[:]
     model.doc_string = model.graph.doc_string = ""
+    for node in model.graph.node:
+        node.name = f"{_part(node)}/{node.name}"
     for part in (*model.graph.node, *model.graph.input, *model.graph.output, *model.graph.value_info):
         del part.metadata_props[:]
         part.doc_string = ""
@@ -103,6 +109,13 @@ def write_onnx(program: "torch.export.ExportedProgram", path: Path) -> None:
         for dimension, name in zip(value.type.tensor_type.shape.dim, names, strict=False):
             dimension.dim_param = name
     onnx.save(model, path)
+
+
+def _part(node: Any) -> str:
+    """The part of `WholeGraph` that a node comes from: "square", "body", "head", or "" for what lies between them."""
+    text = next((entry.value for entry in node.metadata_props if entry.key == _SCOPES), "[]")
+    scopes = ast.literal_eval(text)  # outermost first, the node's own name last
+    return str(scopes[1]) if len(scopes) > 2 else ""
 
 
 def open_onnx(path: Path) -> Run:
@@ -139,16 +152,22 @@ def read_onnx(path: Path) -> Card:
 
 def write_openvino(program: "torch.export.ExportedProgram", path: Path) -> None:
     """Writes an .xml file, and its weights beside it as .bin: through ONNX, whose front end takes sizes left open."""
-    import openvino
-
     middle = path.with_suffix(".onnx")
     try:
         write_onnx(program, middle)
-        openvino.save_model(openvino.Core().read_model(middle), path, compress_to_fp16=False)
-    except RuntimeError as error:
-        raise ExportError(f"OpenVINO cannot take this network ({str(error).strip().splitlines()[-1][:120]})") from error
+        convert_openvino(middle, path)
     finally:
         middle.unlink(missing_ok=True)
+
+
+def convert_openvino(onnx: Path, path: Path) -> None:
+    """Writes an ONNX file as .xml and .bin, its numbers as they are."""
+    import openvino
+
+    try:
+        openvino.save_model(openvino.Core().read_model(onnx), path, compress_to_fp16=False)
+    except RuntimeError as error:
+        raise ExportError(f"OpenVINO cannot take this network ({str(error).strip().splitlines()[-1][:120]})") from error
 
 
 def open_openvino(path: Path) -> Run:
@@ -231,12 +250,17 @@ def read_torch(path: Path) -> Card:
         return dict(json.loads(archive.read(name)))
 
 
+def convert_onnx(onnx: Path, path: Path) -> None:
+    """Copies the file."""
+    path.write_bytes(onnx.read_bytes())
+
+
 _ONNX = ("onnx", "onnxruntime", "onnxscript")
+_AS_ONNX = ("model.onnx", _ONNX, write_onnx, open_onnx, label_onnx, read_onnx, convert_onnx)
+_AS_OPENVINO = ("model.xml", _ONNX, write_openvino, open_openvino, label_openvino, read_openvino, convert_openvino)
 TARGETS: Mapping[str, Target] = {
-    "onnx": Target("onnx", "model.onnx", _ONNX, write_onnx, open_onnx, label_onnx, read_onnx),
-    "openvino": Target(
-        "openvino", "model.xml", _ONNX, write_openvino, open_openvino, label_openvino, read_openvino, exact=False
-    ),
-    "torch": Target("torch", "model.pt2", (), write_torch, open_torch, label_torch, read_torch),
-    "web": Target("web", "model.onnx", _ONNX, write_onnx, open_onnx, label_onnx, read_onnx),
+    "onnx": Target("onnx", *_AS_ONNX),
+    "openvino": Target("openvino", *_AS_OPENVINO, exact=False),
+    "torch": Target("torch", "model.pt2", (), write_torch, open_torch, label_torch, read_torch, None),
+    "web": Target("web", *_AS_ONNX),
 }
