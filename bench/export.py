@@ -199,7 +199,7 @@ def in_fewer_bits(
         f"  {name:<10} {precision}: {size_of(folder):.1f} MiB, {1000 * before:.1f} ms a picture in float32 and "
         f"{1000 * after:.1f} ms so ({before / after:.2f} x); {found.same} of {found.n} labels the same, difference "
         f"{found.mean:.1e} in the mean, {found.worst:.1e} at most; accuracy {found.before.percent()} and "
-        f"{found.accuracy.percent()}, change {-100 * found.loss.value:+.1f} points "
+        f"{found.accuracy.percent()}, change {0.0 - 100 * found.loss.value:+.1f} points "
         f"({-100 * found.loss.high:+.1f} to {-100 * found.loss.low:+.1f}), calibrated on {calibrated}"
     )
 

@@ -96,7 +96,7 @@ class Changed:
         low, high = -100 * self.loss.high, -100 * self.loss.low
         return (
             f"accuracy on {self.labelled:,} {_FROM[self.origin]}: {self.before.percent()} in float32, "
-            f"{self.accuracy.percent()} in {self.precision}; change {-100 * self.loss.value:+.1f} points "
+            f"{self.accuracy.percent()} in {self.precision}; change {0.0 - 100 * self.loss.value:+.1f} points "
             f"({low:+.1f} to {high:+.1f}), allowed {-100 * self.max_loss:+.1f}"
         )
 
