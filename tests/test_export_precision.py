@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 
 import graftage as gr
+from graftage import exporting
 from graftage.serve import lighter, sample, targets
 from graftage.serve.checking import Answer
 from graftage.serve.export import Exported
 from graftage.serve.lighter import Changed, changed
-from graftage.serve.precision import halved
+from graftage.serve.precision import PRECISIONS, halved
 from graftage.serve.predict import Predictor, load
 from graftage.serve.sample import Sample
 from photos import graftage
@@ -273,3 +274,10 @@ def test_bad_input_ends_with_2_and_says_what_to_do(tiny: Path, class_folders: Pa
         assert said.status == 2, (options, said.err)
         assert message in said.err
     assert [path.name for path in tmp_path.iterdir()] == ["alone.safetensors"]
+
+
+def test_the_command_line_names_what_there_is() -> None:
+    """It lists them itself, so that `graftage --help` need not load what exports."""
+    assert exporting.PRECISIONS == PRECISIONS
+    assert exporting.MOST == sample.MOST
+    assert tuple(targets.TARGETS) == exporting.FORMATS

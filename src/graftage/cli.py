@@ -13,12 +13,12 @@ import graftage
 from graftage.arguments import KindParser
 from graftage.commands.embed import add_embed
 from graftage.commands.evaluate import add_compare, add_evaluate, add_explain
+from graftage.commands.export import add_export
 from graftage.commands.predict import add_predict
 from graftage.commands.serve import add_serve
 from graftage.commands.survey import add_backbones, add_check, add_clean, add_curve, add_rank
 from graftage.commands.train import add_augment_preview, add_demo, add_train
 from graftage.errors import GraftageError
-from graftage.exporting import add_export
 
 
 def main(argv: Sequence[str] | None = None) -> int:

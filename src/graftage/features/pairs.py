@@ -55,7 +55,8 @@ class Pair:
 
     def __abs__(self) -> "Pair":
         less = self.high < 0
-        return Pair(*(None if part is None else torch.where(less, -part, part) for part in (self.high, self.low)))  # type: ignore[arg-type]
+        low = None if self.low is None else torch.where(less, -self.low, self.low)
+        return Pair(torch.where(less, -self.high, self.high), low)
 
     def scaled(self, power: float) -> "Pair":
         """Times a power of two."""

@@ -176,9 +176,10 @@ def _speed(predictor: Predictor, plain: Run, light: Run, pictures: Sequence[Path
     return timed(plain, light, [usable(predictor, path)[1] for path in pictures])
 
 
-def require_precision(target: Target, precision: str) -> None:
-    """Raises OptionError where a format has no such precision."""
-    if precision not in PRECISIONS:
+def require_precision(target: Target, precision: str) -> Precision:
+    """The precision by name. Raises OptionError where a format has none of that name."""
+    found = next((each for each in PRECISIONS if each == precision), None)
+    if found is None:
         raise OptionError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
     if precision != "float32" and target.convert is None:
         raise OptionError(
@@ -186,6 +187,7 @@ def require_precision(target: Target, precision: str) -> None:
             f"processor gains nothing from fp16 and has no int8 without a further package; --to onnx and --to openvino "
             f"have {precision}"
         )
+    return found
 
 
 def _target(to: str) -> Target:
