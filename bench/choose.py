@@ -28,7 +28,7 @@ import numpy as np
 
 from contenders import Contender, embedded, entrants, jobs, multiplications_of, pictures_of, side_of
 from graftage.data.split import exact_groups, folds
-from graftage.entrants import prior_of, use_gap
+from graftage.entrants import prior_of, use_gap, way_of
 from graftage.learn import defaults
 from graftage.learn.entries import Ask, Entrant, Raced, Sounding
 from graftage.learn.head import transform
@@ -147,7 +147,9 @@ def by_race(judged: Judged, rows: np.ndarray, seed: int) -> Choice:
     def entrant(c: Contender) -> Entrant:  # what bench/prior.py measured on this very set does not count
         first = known.get(f"{c.network} crop", c)
         gap = use_gap(c.spec, side_of(first), c.fit) if c is not first else 0.0
-        return Entrant(c.name, first.name, judged.work[c.name], prior_of(first.spec, without=judged.name), gap)
+        way = way_of(c.spec, side_of(first), c.fit, first.fit)
+        prior = prior_of(first.spec, without=judged.name)
+        return Entrant(c.name, first.name, judged.work[c.name], prior, gap, way)
 
     def variants(e: Entrant) -> Iterator[Entrant]:
         return (entrant(c) for c in judged.contenders if c.network == known[e.name].network and c.name != e.name)

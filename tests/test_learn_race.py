@@ -9,8 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from graftage.errors import OptionError
-from graftage.learn import race as racing
-from graftage.learn.entries import Ask, Entrant, Questions, Raced, Sounding
+from graftage.learn.entries import Ask, Entrant, Questions, Raced, Sounding, Variants
 from graftage.learn.race import nested, race, round_sizes
 from graftage.learn.search import Candidate, Trial
 
@@ -99,7 +98,7 @@ def test_who_is_out_never_returns_and_the_work_is_kept(levels: list[float], n: i
     try:
         raced = audience.run(race(entrants, y, groups, seed=seed, most=most, variants=sizes_of))
     except OptionError:
-        assert racing.NETWORKS * most < round_sizes(n, 3)[0] + 3  # not even one first round
+        assert most < round_sizes(n, 3)[0] + 3  # not even one first round
         return
     assert raced.work <= most + 1e-9
     assert raced.work == pytest.approx(sum(ask.work for ask in audience.asked))
@@ -109,8 +108,7 @@ def test_who_is_out_never_returns_and_the_work_is_kept(levels: list[float], n: i
         seen[ask.entrant.name] = len(ask.rows)
     for place in raced.places:
         assert place.pictures == seen.get(place.entrant.name, 0)
-        if place.fate == "dropped":
-            assert place.pictures <= len(raced.rows)
+        assert place.fate != "ranked" or place.pictures >= len(raced.rows)
     assert raced.winner.fate == "ranked"
 
 
@@ -130,7 +128,7 @@ def test_the_same_seed_ranks_the_same(n: int, seed: int) -> None:
 def test_rounds_lie_in_each_other_and_tear_no_group() -> None:
     y, groups = pictures(400, 5)
     rounds = nested(y, groups, round_sizes(400, 5), seed=1)
-    assert [len(rows) for rows in rounds] == pytest.approx([25, 50, 100, 200, 400], abs=3)
+    assert [len(rows) for rows in rounds] == pytest.approx([50, 100, 200, 400], abs=3)
     for smaller, larger in pairwise(rounds):
         assert np.isin(smaller, larger).all()
     for rows in rounds:
@@ -158,26 +156,30 @@ def test_bad_ones_are_dropped_early() -> None:
     audience = Audience(levels)
     raced = audience.run(race(entrants, *pictures(400), seed=0))
     fates = {p.entrant.name: (p.fate, p.pictures) for p in raced.places}
-    assert fates["net2"] == fates["net3"] == ("dropped", 25)
+    assert fates["net2"] == fates["net3"] == ("dropped", 50)
     assert raced.work < 0.6 * 4 * 400
 
 
+def wins(names: Sequence[Entrant], levels: dict[str, float], n: int, name: str, **more: Variants) -> int:
+    """In how many of 20 races, with other luck, an entrant comes in first."""
+    races = (Audience(levels, seed).run(race(names, *pictures(n), seed=0, **more)) for seed in range(20))
+    return sum(raced.winner.entrant.name == name for raced in races)
+
+
 def test_few_pictures_do_not_overturn_the_prior_and_many_do() -> None:
-    names = (Entrant("a", "a", 1.0, prior=-0.1), Entrant("b", "b", 1.0, prior=0.1))
-    for n, best in ((24, "a"), (800, "b")):
-        raced = Audience({"a": 0.33, "b": 0.3}, seed=2).run(race(names, *pictures(n), seed=0))
-        assert raced.winner.entrant.name == best, n
+    names = (Entrant("a", "a", 1.0, prior=-0.05), Entrant("b", "b", 1.0, prior=0.05))
+    levels = {"a": 0.32, "b": 0.3}
+    assert wins(names, levels, 24, "a") >= 13
+    assert wins(names, levels, 800, "b") >= 17
 
 
-@pytest.mark.parametrize(("n", "first"), [(60, "net"), (900, "net@160")])
-def test_few_pictures_do_not_overturn_what_is_known_of_a_way_of_using_networks(n: int, first: str) -> None:
+def test_few_pictures_do_not_overturn_what_is_known_of_a_way_of_using_networks() -> None:
     def smaller(e: Entrant) -> Iterator[Entrant]:
-        yield replace(e, name=f"{e.name}@160", gap=0.03)
+        yield replace(e, name=f"{e.name}@160", gap=0.04, way="smaller")
 
-    levels = {"net": 0.33, "net@160": 0.3}
-    raced = Audience(levels, seed=3).run(race([Entrant("net", "net", 1.0)], *pictures(n), seed=0, variants=smaller))
-    assert raced.winner.entrant.name == first
-    assert raced.winner.best > 0.5
+    names, levels = [Entrant("net", "net", 1.0)], {"net": 0.32, "net@160": 0.3}
+    assert wins(names, levels, 24, "net", variants=smaller) >= 12
+    assert wins(names, levels, 900, "net@160", variants=smaller) >= 17
 
 
 def test_a_variant_stands_and_falls_with_its_network() -> None:
@@ -194,25 +196,31 @@ def test_a_variant_stands_and_falls_with_its_network() -> None:
     assert found["a@288"] < found["a"] < found["b"]
 
 
-def test_the_priors_favourite_stays_to_the_last_round() -> None:
-    entrants = (
-        Entrant("good", "good", 1.0),
-        Entrant("other", "other", 1.0),
-        Entrant("loved", "loved", 1.0, prior=-0.01),
-    )
-    audience = Audience({"good": 0.2, "other": 0.21, "loved": 0.7})
-    raced = audience.run(race(entrants, *pictures(400), seed=0))
-    assert max(len(ask.rows) for ask in audience.asked if ask.entrant.name == "loved") == 400
-    assert raced.winner.entrant.name != "loved"
+def test_a_way_that_helped_one_network_is_tried_on_the_others_first() -> None:
+    """The larger input of a cheap network was worth much, the smaller one nothing: so with the dear one, unseen."""
+
+    def ways(e: Entrant) -> Iterator[Entrant]:
+        for way in ("larger", "smaller"):
+            yield replace(e, name=f"{e.name} {way}", way=way)
+
+    entrants = [Entrant("cheap", "cheap", 1.0), Entrant("dear", "dear", 8.0, prior=-0.03)]
+    levels = {"cheap": 0.4, "cheap larger": 0.25, "cheap smaller": 0.5}
+    levels |= {name.replace("cheap", "dear"): level - 0.05 for name, level in levels.items()}
+    audience = Audience(levels)
+    raced = audience.run(race(entrants, *pictures(200), seed=0, variants=ways))
+    asked = [ask.entrant.name for ask in audience.asked]
+    assert raced.winner.entrant.name == "dear larger"
+    assert asked.index("dear larger") < asked.index("dear smaller") if "dear smaller" in asked else True
 
 
-def test_variants_of_the_leaders_alone_are_tried() -> None:
+def test_nothing_is_spent_on_ways_of_a_network_that_is_far_behind() -> None:
     entrants, levels = field([0.2, 0.21, 0.6])
     levels |= {f"net{i}@{size}": level for i in range(3) for size, level in ((160, 0.3), (288, 0.1))}
     audience = Audience(levels)
     raced = audience.run(race(entrants, *pictures(300), seed=0, variants=sizes_of))
     assert raced.winner.entrant.name in ("net0@288", "net1@288")
-    assert not [ask for ask in audience.asked if ask.entrant.name.startswith("net2@")]
+    behind = sum(ask.work for ask in audience.asked if ask.entrant.name.startswith("net2@"))
+    assert behind < 0.1 * raced.work
 
 
 @pytest.mark.parametrize(("gain", "offered"), [(0.1, True), (0.001, False), (-0.02, False)])
@@ -261,9 +269,11 @@ def test_when_time_is_up_what_is_known_is_ranked() -> None:
         return None if len(audience.asked) > 4 else audience.plain(ask)
 
     raced = audience.run(race(entrants, *pictures(400), seed=0), until)
-    assert len(raced.rows) == len(audience.asked[0].rows)
-    assert {p.fate for p in raced.places} == {"ranked"}
     assert len(audience.asked) == 5
+    seen = {ask.entrant.name: len(ask.rows) for ask in audience.asked[:4]}
+    assert {p.entrant.name: p.pictures for p in raced.places} == seen
+    assert all(p.pictures >= len(raced.rows) for p in raced.places if p.fate == "ranked")
+    assert raced.winner.fate == "ranked"
 
 
 def test_too_little_work_for_anyone_is_an_error() -> None:

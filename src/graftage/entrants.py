@@ -28,6 +28,8 @@ _GRID = 32
 _TRIES = 15  # single pictures that the latency is the median of
 _PATIENCE = 1.5  # seconds that measuring it may take
 
+STRANGER = 0.025  # what a network of which nothing is known is expected to add to the error rate of the default one
+
 # What ways of using a network add to the error rate of its own way, cropped as it was pretrained: what was found on
 # sign-digits and hymenoptera with 100 pictures (bench/choose.py), rounded. The pictures overturn it.
 USES = {"smaller": 0.02, "larger": -0.01, "layers": 0.0, "crop": 0.0, "squash": 0.015, "pad": 0.025}
@@ -167,7 +169,7 @@ def work_of(spec: str, backbone: Backbone) -> float:
 
 
 def prior_of(spec: str, *, without: str = "") -> float:
-    """By how much the error rate is expected to exceed that of the default network; 0 where nothing is known.
+    """By how much the error rate is expected to exceed that of the default network; `STRANGER` of one not in the table.
 
     Args:
         spec: the network.
@@ -175,7 +177,7 @@ def prior_of(spec: str, *, without: str = "") -> float:
     """
     usual, facts = facts_of(DEFAULT), facts_of(spec)
     gap = prior_gap(facts, usual, without=without) if facts and usual else None
-    return 0.0 if gap is None else gap / 100
+    return STRANGER if gap is None else gap / 100
 
 
 def use_gap(spec: str, own: int, fit: str) -> float:
@@ -190,6 +192,19 @@ def use_gap(spec: str, own: int, fit: str) -> float:
     size = variant.size or own
     gap = USES["smaller"] if size < own else USES["larger"] if size > own else 0.0
     return gap + (USES["layers"] if variant.layers > 1 else 0.0) + USES[fit]
+
+
+def way_of(spec: str, own: int, fit: str, usual: str) -> str:
+    """What a way of using a network is called, the same for all networks; empty for one used as it was pretrained.
+
+    Args:
+        spec, own, fit: as in `use_gap`.
+        usual: how the square is made for networks as they were pretrained.
+    """
+    variant = parse(spec)
+    size = variant.size or own
+    words = ("smaller" if size < own else "larger" if size > own else "", "layers" if variant.layers > 1 else "")
+    return " ".join(word for word in (*words, fit if fit != usual else "") if word)
 
 
 def best_first(fits: Sequence[Fit]) -> tuple[Fit, ...]:

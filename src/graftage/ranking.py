@@ -25,7 +25,7 @@ from graftage.features.preprocess import Fit
 from graftage.features.variants import parse
 from graftage.learn.entries import Ask, Entrant, Raced, Sounding
 from graftage.learn.head import transform
-from graftage.learn.race import NETWORKS, race, round_sizes
+from graftage.learn.race import SINGLES, race, round_sizes
 from graftage.learn.rank import Transferability, sound, transferability
 from graftage.looking import Looked
 from graftage.parting import Partition
@@ -171,11 +171,12 @@ class Course:
             self.uses[spec] = Use(spec, use.fit)
             work = entrant.work * ((parse(spec).size or own) / own) ** 2
             gap = entrants.use_gap(spec, own, use.fit) - entrants.USES[use.fit]
-            yield replace(entrant, name=spec, work=work, gap=gap)
+            way = entrants.way_of(spec, own, use.fit, use.fit)
+            yield replace(entrant, name=spec, work=work, gap=gap, way=way)
         for fit in self.fits[1:]:
             name = f"{entrant.name} {fit}"
             self.uses[name] = Use(use.spec, fit)
-            yield replace(entrant, name=name, gap=entrants.USES[fit] - entrants.USES[use.fit])
+            yield replace(entrant, name=name, gap=entrants.USES[fit] - entrants.USES[use.fit], way=fit)
 
     def joined(self, a: Entrant, b: Entrant) -> Entrant | None:
         """Two networks that look at the same square; None where that cannot be or costs too much."""
@@ -364,7 +365,7 @@ def _drive(course: Course, field: list[Entrant], y: Ints, groups: Ints, *, every
     pictures = round_sizes(len(y), len(np.unique(y)), last)[-1]
     ways = 3 + len(course.fits)  # as pretrained, two sizes, two layers, other fits
     whole = sum(entrant.work for entrant in field)
-    most = max(SHARE * ways * len(y) * whole, 1.01 * min(pictures, ENOUGH) * whole / NETWORKS)
+    most = max(SHARE * ways * len(y) * whole, 1.01 * min(pictures, ENOUGH) * whole / SINGLES)
     if everything or math.isfinite(course.allowed):  # then rivals must be seen to the end, or time is what limits it
         most = math.inf
     seed, variants, joined = course.settings.seed, course.variants, course.joined

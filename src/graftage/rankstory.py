@@ -9,7 +9,7 @@ import numpy as np
 
 from graftage.entrants import megabytes
 from graftage.learn.entries import Place
-from graftage.learn.race import HOPELESS, PRIOR, USE
+from graftage.learn.race import HOPELESS
 from graftage.measure.interval import Estimate, wilson
 from graftage.measure.selection import Trials, bbc
 from graftage.ranking import Ranking
@@ -208,20 +208,22 @@ def _how(ranking: Ranking) -> str:
     rounds = ", ".join(f"{size:,}" for size in ranking.raced.rounds)
     first = (
         f"Networks raced on {rounds} of the pictures to learn from, each part within the next, stratified, with what "
-        "belongs together kept together. In every round a ridge regression on each network's frozen features was "
-        "held out in two times five folds, the same for all; its nearest neighbours were asked, and the evidence of a "
-        "Bayesian linear model (LogME, corrected). A network that another draw of the pictures would hardly "
-        f"ever have put before the leader (below {100 * HOPELESS:.0f} % by the paired bootstrap) was dropped. What is "
-        f"expected of networks in general counts as {PRIOR} more pictures, what is expected of a way of using one as "
-        f"{USE}. Other input sizes, two layers together and "
-        "other ways of making the square were tried on the best networks alone, then the best two side by side, which "
-        "are offered only if the gain is more than its standard error."
+        "belongs together kept together. On each part a ridge regression on a network's frozen features was held out "
+        "in two times five folds, the same for all; its nearest neighbours were asked, and the evidence of a Bayesian "
+        "linear model (LogME, corrected). What was measured, what is known of networks in general and of ways of "
+        "using them (other input sizes, two layers together, other ways of making the square), and what the ways of "
+        "one network have in common are put together in a normal model of all their error rates; the next to be "
+        "looked at was whoever's next part was worth most for its work. Who was better than the leader with a "
+        f"probability below {100 * HOPELESS:.0f} %, by that model and by the paired differences alone, was dropped. "
+        "At the end the best two were tried side by side, which are offered only if the gain is more than its "
+        "standard error."
     )
     second = (
-        "They stand in the order of the mean of three error rates, what is known beforehand included: half the Brier "
-        "score of the regression and of the neighbours, and the squared error that the evidence stands for. Luck moves "
-        "them less than the share of right answers, and each in another way. The accuracy is that of the cheap head on "
-        "the pictures of the last round, with Wilson's interval; that of the network recommended is corrected for "
+        "They stand in the order that the model expects. What it was told is the mean of three error rates: half the "
+        "Brier score of the regression, which counts twice, that of the neighbours, and the squared error that the "
+        "evidence stands for. Luck moves them less than the share of right answers, and each in another way. The "
+        "accuracy is that of the cheap head on the pictures of the last round that the network recommended was in, "
+        "with Wilson's interval; that of the network recommended is corrected for "
         "having been chosen (bootstrap bias correction). graftage train chooses among more heads, learns from all "
         "pictures and measures anew. No test picture was looked at."
     )

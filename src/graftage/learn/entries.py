@@ -20,6 +20,7 @@ class Entrant:
         work: what one picture costs, in one unit for all.
         prior: error rate that is expected of its network, less that of a reference common to all.
         gap: what this way of using it is expected to add.
+        way: what this way is called; other networks used alike are expected to fare alike. Empty: as pretrained.
         parts: the two entrants whose features it joins, else empty.
     """
 
@@ -28,6 +29,7 @@ class Entrant:
     work: float
     prior: float = 0.0
     gap: float = 0.0
+    way: str = ""
     parts: "tuple[Entrant, ...]" = ()
 
     @property

@@ -1,38 +1,37 @@
 """The tournament of pretrained networks: a cheap head, held out, on ever more of the pictures, until one stands out.
 
 `race` is a generator that asks for what it wants to know, one entrant on some rows at a time, and is told how it
-does there; who computes features, and from where, is not its business. Three heats share one allowance of work:
+does there; who computes features, and from where, is not its business. Entrants are networks as they were pretrained,
+cropped, and other ways of using them (input size, layers, squash or pad). Each is looked at on a stratified part of the
+pictures, then on twice as many that hold these, and so on to the last round; an error rate is compared, picture by
+picture (`Sounding`).
 
-a. the networks as they were pretrained, cropped, on a growing stratified part of the pictures, until few are left;
-b. other ways of using the best of them (input size, layers, squash or pad), on the same pictures;
-c. the two best different networks side by side, offered only where the paired gain is more than one standard error.
-
-What is compared is an error rate picture by picture (`Sounding`). To the m pictures measured a static prior is added as
-if it were `PRIOR` more, so that few pictures do not overturn what is known of networks in general; and what a way of
-using a network adds to its own way is known better than which network is best, so it counts as `USE` more. An entrant
-that is better than the leader with probability below `HOPELESS` (paired bootstrap over groups), with the prior and
-without, is dropped, but the prior's favourite stays to the last round (Renggli et al. 2022). A round that the work left
-does not cover is run with fewer entrants, the best ones.
+What is believed of all of them (`belief`) starts from a static prior and is brought up to date after every answer. The
+next to be asked about is the one whose next round is worth most for its work: by how much the best is expected to get
+better, over the work to the power of `THRIFT`. An entrant that is better than the leader with probability below
+`HOPELESS`, as is believed and by the paired differences alone, is not asked about any more. When most of the work is
+spent, the two best of different networks are tried side by side; they have won if the paired gain is more than one
+standard error. If not, what is left of the work goes to single networks.
 """
 
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
+from scipy.special import ndtr
 
 from graftage.data.split import folds, locked_test
 from graftage.errors import OptionError
+from graftage.learn.belief import SCALE, Belief, believe
 from graftage.learn.entries import Answer, Ask, Entrant, Fate, Joined, Place, Questions, Raced, Sounding, Variants
-from graftage.learn.gram import Floats, Labels
+from graftage.learn.gram import Labels
 
-PRIOR = 20  # pictures that the prior counts as; 50 did no better on sign-digits and hymenoptera (bench/choose.py)
-USE = 150  # the same for ways of using a network: what they add varies less between networks and sets (by a point)
 HOPELESS = 0.05  # chance of being better than the leader below which an entrant is dropped
-FIRST = 24  # pictures of the first round, at least, and two of each class
+FIRST = 48  # pictures of the first round, at least, and two of each class
 LAST = 1000  # pictures of the last round, at most, or 15 of each class
-NETWORKS = 0.9  # share of the work that the networks as they were pretrained may take before their variants are tried
-LEADERS = 2  # networks whose variants are tried
-_FOLDS, _REPEATS, _DRAWS = 5, 2, 1000
+THRIFT = 0.75  # power of the work by which what a round is worth is divided
+SINGLES = 0.85  # share of the work that single networks may take before two are tried side by side
+_FOLDS, _REPEATS, _DRAWS = 5, 2, 4000
 
 
 def none_of(_: Entrant) -> tuple[Entrant, ...]:
@@ -64,7 +63,7 @@ def race(
         groups: int64 (n,), what must not be torn apart.
         seed: of the rounds' pictures, the folds and the bootstrap.
         most: work that may be spent.
-        variants: other ways of using a network.
+        variants: other ways of using a network, asked for once.
         joined: two networks side by side, None where they do not go together.
         last: pictures of the last round; None takes the rule of `LAST`.
 
@@ -75,20 +74,21 @@ def race(
     Raises:
         OptionError: `most` does not cover the first round of a single entrant.
     """
-    heats = _Heats(y, groups, seed, most, last)
-    heats.require_work(entrants)
-    yield from heats.run(entrants, NETWORKS * most, enough=LEADERS)
-    more = [variant for leader in heats.leaders() for variant in variants(leader)]
-    yield from heats.run(more, most)
-    yield from heats.pair(joined)
-    return heats.result()
+    field = _Field(y, groups, seed, most, last)
+    field.require_work(entrants)
+    field.enter([*entrants, *(variant for entrant in entrants for variant in variants(entrant))])
+    yield from field.run(SINGLES * most)
+    yield from field.pair(joined)
+    if field.both is None or not field.both.pays:
+        yield from field.run(most)
+    return field.result()
 
 
 def round_sizes(n: int, n_classes: int, last: int | None = None) -> tuple[int, ...]:
     """Pictures of each round: from the last one down by halves, as long as there are enough.
 
     >>> round_sizes(100, 2), round_sizes(1000, 10), round_sizes(20, 4)
-    ((25, 50, 100), (31, 62, 125, 250, 500, 1000), (20,))
+    ((50, 100), (62, 125, 250, 500, 1000), (20,))
     """
     sizes = [min(n, last or max(LAST, 15 * n_classes))]
     while sizes[-1] // 2 >= max(FIRST, 2 * n_classes):
@@ -110,47 +110,19 @@ def nested(y: Labels, groups: Labels, sizes: Sequence[int], *, seed: int) -> lis
 
 @dataclass(eq=False)
 class _Runner:
-    """An entrant on its way: its soundings by round, and what became of it."""
+    """An entrant on its way: its soundings by round, and why it is out, if it is."""
 
     entrant: Entrant
-    soundings: dict[int, Sounding] = field(default_factory=dict)
-    fate: Fate = "ranked"
-    reason: str = ""
-    best: float = float("nan")
-
-    @property
-    def racing(self) -> bool:
-        return self.fate == "ranked"
+    soundings: list[Sounding] = field(default_factory=list)
+    failed: str = ""
 
     @property
     def last(self) -> int:
         """The last round that it was measured in, -1 if none."""
-        return max(self.soundings, default=-1)
-
-    def scores(self, i: int) -> Floats:
-        """Those of round i, (m,)."""
-        return self.soundings[i].scores
-
-    def out(self, fate: Fate, reason: str) -> None:
-        self.fate, self.reason = fate, reason
+        return len(self.soundings) - 1
 
 
-def _shrunk(means: Floats, base: Labels, prior: Floats, gap: Floats, m: int) -> Floats:
-    """(…, E) mean scores of m pictures with what is known beforehand.
-
-    Args:
-        means: (…, E); base: (E,) the place of the network whose variant each is, its own for a network itself.
-        prior: (…, E) of networks, whose common level is that measured; gap: (…, E) of variants, 0 for a network.
-        m: pictures.
-    """
-    own = base == np.arange(len(base))
-    level = (means - prior)[..., own].mean(axis=-1, keepdims=True)
-    alone = (m * means + PRIOR * (level + prior)) / (m + PRIOR)
-    more = (m * (means - means[..., base]) + USE * gap) / (m + USE)
-    return np.asarray(alone[..., base] + more)
-
-
-class _Heats:
+class _Field:
     """What is known so far, and the rules."""
 
     def __init__(self, y: Labels, groups: Labels, seed: int, most: float, last: int | None) -> None:
@@ -158,64 +130,70 @@ class _Heats:
         self.rounds = nested(y, groups, round_sizes(len(y), len(np.unique(y)), last), seed=seed)
         self.labels = [np.unique(y[rows], return_inverse=True)[1].astype(np.int64) for rows in self.rounds]
         self.groups = [np.unique(groups[rows], return_inverse=True)[1].astype(np.int64) for rows in self.rounds]
+        self.counts = [int(own.max()) + 1 for own in self.groups]
         self.held = [self._folds(i) for i in range(len(self.rounds))]
         self.runners = list[_Runner]()
-        self.at = -1  # the last round that has been run
+        self.both: _Both | None = None
         self.over = False  # whether there is no time left
 
     def _folds(self, i: int) -> Labels:
-        k = min(_FOLDS, int(self.groups[i].max()) + 1)
         rng = np.random.default_rng([self.seed, 13, i])
-        return folds(self.labels[i], self.groups[i], k=k, repeats=_REPEATS, rng=rng)
+        return folds(self.labels[i], self.groups[i], k=min(_FOLDS, self.counts[i]), repeats=_REPEATS, rng=rng)
 
     def require_work(self, entrants: Sequence[Entrant]) -> None:
         """Raises OptionError where not even one entrant can run the first round."""
         least = min(entrant.work for entrant in entrants) * len(self.rounds[0])
-        if NETWORKS * self.most < least:
+        if SINGLES * self.most < least:
             raise OptionError(
-                f"the work allowed is too little for any network: the cheapest takes {least / NETWORKS:.3g} for the "
+                f"the work allowed is too little for any network: the cheapest takes {least / SINGLES:.3g} for the "
                 f"first round, {self.most:.3g} are allowed"
             )
 
-    def run(self, entrants: Sequence[Entrant], most: float, *, enough: int = 0) -> Generator[Ask, Answer, None]:
-        """Takes new entrants through the rounds, beside those that are still racing, until so few are left."""
+    def enter(self, entrants: Sequence[Entrant]) -> None:
+        """Those that take part."""
         self.runners += [_Runner(entrant) for entrant in entrants]
         assert len({runner.entrant.name for runner in self.runners}) == len(self.runners), "an entrant takes part twice"
-        for i in range(len(self.rounds)):
-            waiting = [r for r in self.runners if r.racing and i not in r.soundings]
-            if not self._admit(waiting, i, most - self.spent):
-                return
-            for runner in waiting:
-                if runner.racing and not self.over:
-                    yield from self._ask(runner, i)
-            if self.over and self.at >= 0:
-                return
-            self.at = max(self.at, i)
-            self._drop(i)
-            if len(self._measured(i)) <= enough:
-                return
 
-    def _admit(self, waiting: Sequence[_Runner], i: int, left: float) -> bool:
-        """Leaves the worst out of a round until the work covers it; False where it does not cover the best two."""
-        standing = self._standing(max(i - 1, 0))
-        favourite = self._favourite()
-        first = min(waiting, key=lambda r: standing.get(id(r), r.entrant.foreseen), default=None)
+    def run(self, most: float) -> Generator[Ask, Answer, None]:
+        """Asks about one after the other, until that much work is spent or nothing is left to ask."""
+        while not self.over and (runner := self._next(most)):
+            yield from self._ask(runner, runner.last + 1)
 
-        def order(r: _Runner) -> tuple[bool, bool, float, float]:
-            return r is not first, r is not favourite, standing.get(id(r), r.entrant.foreseen), r.entrant.work
+    def _next(self, most: float) -> _Runner | None:
+        """Whom to ask about next; None if nobody is left whose next round the work covers."""
+        racing, belief = self._believed()
+        found, highest = None, 0.0
+        for j, runner in enumerate(racing):
+            i = runner.last + 1
+            if i == len(self.rounds) or self._hopeless(racing, belief, j):
+                continue
+            if (price := self._price(runner, i)) > most - self.spent:
+                continue
+            worth = belief.worth(j, self.counts[i - 1] if i else 0, self.counts[i]) / max(price, 1e-12) ** THRIFT
+            if found is None or worth > highest:
+                found, highest = runner, worth
+        return found
 
-        prices = [self._price(runner, i) for runner in sorted(waiting, key=order)]
-        if self.over or (i > self.at >= 0 and sum(prices[:2]) > left):  # a round for the best one alone tells nothing
+    def _believed(self) -> tuple[list[_Runner], Belief]:
+        """Those that have not failed, and what is believed of them."""
+        racing = [runner for runner in self.runners if not runner.failed]
+        scores = [[sounding.scores for sounding in runner.soundings] for runner in racing]
+        return racing, believe([runner.entrant for runner in racing], scores, self.counts)
+
+    def _hopeless(self, racing: Sequence[_Runner], belief: Belief, j: int) -> bool:
+        """Whether entrant j is hardly ever better than the leader: as is believed, and by what was measured, too.
+
+        What is known beforehand throws no network out before it was seen, but other ways of using one it does.
+        """
+        own, leader = racing[j], racing[belief.leader]
+        if own is leader or belief.better(j, belief.leader) >= HOPELESS:
             return False
-        for runner in sorted(waiting, key=order):
-            price = self._price(runner, i)
-            if price <= left:
-                left -= price
-            else:
-                runner.out(
-                    "left out", f"the work allowed was spent before its round of {len(self.rounds[i]):,} pictures"
-                )
-        return True
+        if not own.soundings or not leader.soundings:
+            return own.entrant.network != own.entrant.name
+        i = min(own.last, leader.last)
+        gains = leader.soundings[i].scores - own.soundings[i].scores
+        error = float(gains.std()) / np.sqrt(self.counts[i])
+        return bool(ndtr(gains.mean() / max(error, 1e-12)) < HOPELESS)
 
     def _price(self, runner: _Runner, i: int) -> float:
         """Work for those of an entrant's rows in this round that have not been paid for yet."""
@@ -224,6 +202,7 @@ class _Heats:
         return sum(part.work * max(len(self.rounds[i]) - known.get(part.name, 0), 0) for part in parts)
 
     def _ask(self, runner: _Runner, i: int) -> Generator[Ask, Answer, None]:
+        """How it does in round i."""
         price = self._price(runner, i)
         answer = yield Ask(runner.entrant, self.rounds[i], self.labels[i], self.groups[i], self.held[i], price)
         if answer is None:
@@ -231,132 +210,105 @@ class _Heats:
             return
         self.spent += price
         if isinstance(answer, str):
-            runner.out("failed", answer)
+            runner.failed = answer
         else:
-            runner.soundings[i] = answer
-
-    def _favourite(self) -> _Runner | None:
-        """The one of which most was expected, if there is one."""
-        known = sorted((r for r in self.runners if r.fate != "failed"), key=lambda r: r.entrant.foreseen)
-        unique = len(known) < 2 or known[0].entrant.foreseen < known[1].entrant.foreseen
-        return known[0] if known and unique and known[0].racing else None
-
-    def _measured(self, i: int) -> list[_Runner]:
-        return [runner for runner in self.runners if runner.racing and i in runner.soundings]
-
-    def _standing(self, i: int) -> dict[int, float]:
-        """What is expected of each that was measured in this round and is still racing, by identity."""
-        racing = self._measured(i)
-        return dict(zip(map(id, racing), self._expected(racing, i).tolist(), strict=True))
-
-    def _expected(self, racing: Sequence[_Runner], i: int) -> Floats:
-        """(E,) scores shrunk to what is known beforehand, whose level is that of these entrants."""
-        if not racing:
-            return np.zeros(0)
-        columns, base, prior, gap = self._beforehand(racing, i)
-        means = np.array([r.scores(i).mean() for r in columns])
-        return _shrunk(means, base, prior, gap, len(self.rounds[i]))[: len(racing)]
-
-    def _beforehand(self, racing: Sequence[_Runner], i: int) -> tuple[list[_Runner], Labels, Floats, Floats]:
-        """Those racing, and after them whose variants they are; the place of the latter, priors and gaps."""
-        own = {r.entrant.name: r for r in self.runners if i in r.soundings}
-        whose = [own.get(r.entrant.network, r) for r in racing]
-        columns = list(dict.fromkeys([*racing, *whose]))
-        base = np.array([columns.index(b) for b in (*whose, *columns[len(racing) :])], dtype=np.int64)
-        alone = base == np.arange(len(columns))
-        priors = np.array([r.entrant.foreseen if a else r.entrant.prior for r, a in zip(columns, alone, strict=True)])
-        return columns, base, priors, np.where(alone, 0.0, [r.entrant.gap for r in columns])
-
-    def _drawn(self, racing: Sequence[_Runner], i: int) -> tuple[Floats, Floats]:
-        """(draws, E) mean scores, the groups of pictures drawn anew; and the expected scores that go with them.
-
-        In the latter what is known beforehand is as uncertain as the number of pictures that it counts as makes it.
-        """
-        columns, base, prior, gap = self._beforehand(racing, i)
-        S = np.stack([r.scores(i) for r in columns], axis=1)  # (m, E)
-        group, m = self.groups[i], len(S)
-        count = int(group.max()) + 1
-        sums, sizes = np.zeros((count, S.shape[1])), np.bincount(group, minlength=count).astype(np.float64)
-        np.add.at(sums, group, S)
-        rng = np.random.default_rng([self.seed, 14, i])
-        taken = rng.multinomial(count, np.full(count, 1 / count), size=_DRAWS).astype(np.float64)
-        means = (taken @ sums) / (taken @ sizes)[:, None]
-        leader = int(_shrunk(S.mean(axis=0), base, prior, gap, m)[: len(racing)].argmin())
-        spread = np.square(S - S[:, [leader]]).mean(axis=0) / 2
-        spread[leader] = np.delete(spread, leader).mean() if len(columns) > 1 else 0.0
-        prior = prior + rng.standard_normal(means.shape) * np.sqrt(spread / PRIOR)
-        apart = np.square(S - S[:, base]).mean(axis=0)  # 0 for those that are their own base
-        gap = gap + rng.standard_normal(means.shape) * np.sqrt(apart / USE)
-        expected = _shrunk(means, base, prior, gap, m)
-        return means[:, : len(racing)], expected[:, : len(racing)]
-
-    def _drop(self, i: int) -> None:
-        """Whoever is hardly ever better than the leader is out; the favourite only in the last round.
-
-        Nobody goes by a round that it has left behind: more is known of it already.
-        """
-        racing = self._measured(i)
-        if len(racing) < 2:
-            return
-        leader, favourite = int(self._expected(racing, i).argmin()), self._favourite()
-        drawn = self._drawn(racing, i)
-        for j, runner in enumerate(racing):
-            # the prior alone throws nobody out: it must be hopeless by what was measured, too
-            runner.best = max(float((each[:, j] < each[:, leader]).mean()) for each in drawn)
-            spared = runner.last > i or (runner is favourite and i + 1 < len(self.rounds))
-            if j != leader and runner.best < HOPELESS and not spared:
-                against = racing[leader].entrant.name
-                runner.out("dropped", f"{len(self.rounds[i]):,} pictures: hardly ever better than {against}")
-
-    def leaders(self) -> list[Entrant]:
-        """The best networks, of those that are still racing."""
-        racing = self._measured(self.at)
-        order = np.argsort(self._expected(racing, self.at), kind="stable")
-        return [racing[j].entrant for j in order[:LEADERS]]
+            runner.soundings.append(answer)
 
     def pair(self, joined: Joined) -> Generator[Ask, Answer, None]:
-        """The best two of different networks side by side; out again unless the gain exceeds its standard error."""
-        here = [r for r in self.runners if self.at in r.soundings and r.fate != "failed"]
-        known = sorted(here, key=lambda r: float(r.scores(self.at).mean()))
-        standing = self._standing(self.at)
-        best = min(self._measured(self.at), key=lambda r: standing[id(r)], default=None)
-        other = next((r for r in known if best and r.entrant.network != best.entrant.network), None)
-        entrant = joined(best.entrant, other.entrant) if best and other else None
-        if best is None or entrant is None or self.over:
+        """The best one beside the best of another network, unless the work does not cover it."""
+        racing, belief = self._believed()
+        order = [racing[j] for j in np.argsort(belief.mean, kind="stable") if racing[j].soundings]
+        other = next((r for r in order if r.entrant.network != order[0].entrant.network), None)
+        if self.over or other is None or (entrant := joined(order[0].entrant, other.entrant)) is None:
             return
-        runner = _Runner(entrant)
-        if self._price(runner, self.at) > self.most - self.spent:
+        i, price = order[0].last, self._price(_Runner(entrant), order[0].last)
+        if price > self.most - self.spent:
             return
-        self.runners.append(runner)
-        yield from self._ask(runner, self.at)
-        if runner.racing:
-            gain = best.scores(self.at) - runner.scores(self.at)
-            if gain.mean() <= gain.std(ddof=1) / np.sqrt(len(gain)):
-                runner.out("dropped", f"no real gain over {best.entrant.name} alone")
+        answer = yield Ask(entrant, self.rounds[i], self.labels[i], self.groups[i], self.held[i], price)
+        if answer is not None:
+            self.spent += price
+            self.both = _Both(entrant, order[0].entrant, order[0].soundings[i], answer)
 
     def result(self) -> Raced:
         """Everyone in order."""
-        racing = self._measured(self.at)
-        expected = self._expected(racing, self.at)
-        drawn = self._drawn(racing, self.at)[1].argmin(axis=1) if racing else np.zeros(0, np.int64)
-        places = [
-            self._place(racing[j], float(expected[j]), float((drawn == j).mean()))
-            for j in np.argsort(expected, kind="stable")
+        racing, belief = self._believed()
+        chances = belief.best(_DRAWS, np.random.default_rng([self.seed, 14])) if racing else np.zeros(0)
+        measured = [j for j in np.argsort(belief.mean, kind="stable").tolist() if racing[j].soundings]
+        at = racing[measured[0]].last if measured else 0
+        known = sum(chances[j] for j in measured) or 1.0
+        places = list[Place]()
+        for j in measured:
+            fate, reason = self._fate(racing, belief, j, at, measured[0])
+            best = float(chances[j] / known) if fate == "ranked" else belief.better(j, measured[0])
+            shown = racing[j].soundings[min(at, racing[j].last)]
+            places.append(self._place(racing[j], fate, reason, shown, SCALE * float(belief.mean[j]), best))
+        places.sort(key=lambda place: ("ranked", "dropped", "left out").index(place.fate))
+        places += [
+            self._place(racing[j], "left out", "the work allowed was spent on others", None)
+            for j, runner in enumerate(racing)
+            if not runner.soundings and runner.entrant.network == runner.entrant.name
         ]
-        rest = [r for r in self.runners if r not in racing]
-        for runner in rest:
-            if runner.racing:  # it would have raced on, had there been work
-                runner.out("left out", "the work allowed was spent before another round")
-        measured = [r for r in rest if r.soundings and r.fate != "failed"]
-        measured.sort(key=lambda r: (-r.last, float(r.scores(r.last).mean())))
-        lost = [r for r in rest if r not in measured]
-        places += [self._place(r, float(r.scores(r.last).mean()), r.best) for r in measured]
-        places += [self._place(r, float("inf"), float("nan")) for r in lost]
+        places += [self._place(r, "failed", r.failed, None) for r in self.runners if r.failed]
+        if self.both is not None:
+            places = self.both.among(places)
         sizes = tuple(len(rows) for rows in self.rounds)
-        at = max(self.at, 0)
         return Raced(tuple(places), self.rounds[at], self.labels[at], self.held[at], self.spent, sizes)
 
-    def _place(self, runner: _Runner, expected: float, best: float) -> Place:
+    def _fate(self, racing: Sequence[_Runner], belief: Belief, j: int, at: int, winner: int) -> tuple[Fate, str]:
+        pictures = f"{len(self.rounds[racing[j].last]):,} pictures"
+        if j != winner and self._hopeless(racing, belief, j):
+            return "dropped", f"{pictures}: hardly ever better than {racing[winner].entrant.name}"
+        if racing[j].last < at:
+            return "left out", f"{pictures}: the work allowed was spent before another round"
+        return "ranked", ""
+
+    def _place(
+        self,
+        runner: _Runner,
+        fate: Fate,
+        reason: str,
+        shown: Sounding | None,
+        expected: float = float("inf"),
+        best: float = float("nan"),
+    ) -> Place:
         pictures = len(self.rounds[runner.last]) if runner.soundings else 0
-        sounding = runner.soundings[runner.last] if runner.soundings else None
-        return Place(runner.entrant, runner.fate, runner.reason, pictures, sounding, expected, best)
+        return Place(runner.entrant, fate, reason, pictures, shown, expected, best)
+
+
+@dataclass(frozen=True, eq=False)
+class _Both:
+    """Two networks side by side, and the better one of them alone, in one round."""
+
+    entrant: Entrant
+    alone: Entrant
+    before: Sounding
+    answer: Sounding | str
+
+    @property
+    def pays(self) -> bool:
+        """Whether the gain is more than its standard error."""
+        gain, error = self._gain()
+        return gain > error
+
+    def _gain(self) -> tuple[float, float]:
+        """The gain in mean score, and its standard error."""
+        if isinstance(self.answer, str):
+            return 0.0, 0.0
+        gains = self.before.scores - self.answer.scores
+        return float(gains.mean()), float(gains.std(ddof=1) / np.sqrt(len(gains)))
+
+    def among(self, places: Sequence[Place]) -> list[Place]:
+        """The places with that of the pair: before all others if it pays."""
+        nothing, name = float("nan"), self.alone.name
+        if isinstance(self.answer, str):
+            return [*places, Place(self.entrant, "failed", self.answer, 0, None, float("inf"), nothing)]
+        pictures, (gain, error) = len(self.answer.scores), self._gain()
+        if self.pays:
+            better = float(ndtr(gain / max(error, 1e-12)))
+            rest = [replace(p, best=p.best * (1 - better)) if p.fate == "ranked" else p for p in places]
+            first = Place(self.entrant, "ranked", "", pictures, self.answer, places[0].expected - gain, better)
+            return [first, *rest]
+        ranked = sum(place.fate == "ranked" for place in places)
+        reason, expected = f"no real gain over {name} alone", float(self.answer.scores.mean())
+        lost = Place(self.entrant, "dropped", reason, pictures, self.answer, expected, nothing)
+        return [*places[:ranked], lost, *places[ranked:]]
