@@ -171,3 +171,19 @@ def test_percentile_leaves_nan_draws_out() -> None:
     assert percentile(0.5, np.array([0.4, np.nan, 0.6]), n=9).low == pytest.approx(0.405)
     assert not percentile(math.nan, np.array([0.4, 0.6]), n=9).measurable
     assert not percentile(0.5, np.array([np.nan]), n=9).measurable
+
+
+@given(value=st.floats(0, 1), below=st.floats(0, 1), above=st.floats(0, 1), factor=st.floats(1, 2))
+def test_a_widened_interval_holds_the_old_one_and_stays_within_its_range(
+    value: float, below: float, above: float, factor: float
+) -> None:
+    old = Estimate(value, max(value - below, 0), min(value + above, 1), "wilson")
+    new = old.widened(factor)
+    assert new.value == old.value
+    assert 0 <= new.low <= old.low + 1e-12
+    assert old.high - 1e-12 <= new.high <= 1
+    assert new.high == pytest.approx(min(value + factor * (old.high - value), 1))
+
+
+def test_nothing_measured_is_not_widened() -> None:
+    assert wilson(0.5, 0).widened(2) == wilson(0.5, 0)

@@ -1,12 +1,14 @@
 """The luck of selection: naive scores of the best of many flatter, corrected ones do not (simulation of BBC-CV)."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from scipy import stats
 
 from graftage.errors import DataError
-from graftage.measure.interval import wilson
+from graftage.measure.interval import CROSS_VALIDATED, wilson
 from graftage.measure.scores import score
 from graftage.measure.selection import Corrected, Headline, Trials, bbc, corrected_scores
 
@@ -109,18 +111,21 @@ def test_scores_take_the_correction_over() -> None:
     scores = score(np.eye(2)[called], y, classes="ab", rng=rng, draws=200)
     fair = corrected_scores(scores, found)
     assert fair.accuracy.value == pytest.approx(found.accuracy)
-    assert (fair.accuracy.low, fair.accuracy.high) == (
-        wilson(found.accuracy, 200).low,
-        wilson(found.accuracy, 200).high,
-    )
+    wanted = wilson(found.accuracy, 200 / CROSS_VALIDATED**2)
+    assert (fair.accuracy.low, fair.accuracy.high) == (wanted.low, wanted.high)
     assert fair.accuracy.method == "BBC + wilson"
     assert fair.macro_f1.value == pytest.approx(found.macro_f1)
     assert fair.macro_f1.value < scores.macro_f1.value
-    assert fair.macro_f1.high - scores.macro_f1.high == pytest.approx(fair.macro_f1.value - scores.macro_f1.value)
+    for name in ("macro_f1", "balanced_accuracy", "brier", "log_loss", "auroc"):
+        one, other = getattr(scores, name), getattr(fair, name)
+        assert other.value - other.low == pytest.approx(CROSS_VALIDATED * (one.value - one.low))
     assert fair.brier.value == pytest.approx(scores.brier.value + found.brier - found.naive.brier)
     assert fair.log_loss.value > scores.log_loss.value  # losses have no upper end at 1
     assert {fair.macro_f1.method, fair.log_loss.method, fair.brier.method} == {"BBC + bootstrap"}
-    assert fair.per_class == scores.per_class
+    for row, own in zip(scores.per_class, fair.per_class, strict=True):
+        assert own == replace(row, precision=own.precision, recall=own.recall, f1=own.f1)
+        assert own.recall.value == row.recall.value
+        assert own.recall.value - own.recall.low == pytest.approx(CROSS_VALIDATED * (row.recall.value - row.recall.low))
 
 
 def test_what_does_not_fit_is_refused() -> None:

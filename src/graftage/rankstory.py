@@ -10,7 +10,7 @@ import numpy as np
 from graftage.entrants import megabytes
 from graftage.learn.entries import Place
 from graftage.learn.race import HOPELESS
-from graftage.measure.interval import Estimate, wilson
+from graftage.measure.interval import CROSS_VALIDATED, Estimate, wilson
 from graftage.measure.selection import Trials, bbc
 from graftage.ranking import Ranking
 from graftage.report.figures import duration
@@ -48,10 +48,10 @@ def accuracies(ranking: Ranking, *, seed: int) -> dict[str, Estimate]:
     """Expected accuracy of every network that is ranked, by name; the winner's without the luck of being chosen."""
     raced, groups = ranking.raced, ranking.groups
     ranked = [p for p in raced.places if p.fate == "ranked" and p.sounding is not None]
-    effective = len(np.unique(groups))
+    effective, seen = len(np.unique(groups)) / CROSS_VALIDATED**2, len(np.unique(groups))
     found = {p.entrant.name: wilson(p.trial.accuracy(raced.y), effective) for p in ranked if p.trial is not None}
     soundings = [p.sounding for p in ranked if p.sounding is not None]
-    if len(soundings) > 1 and effective > 1:
+    if len(soundings) > 1 and seen > 1:
         columns = Trials(
             np.stack([s.scores for s in soundings], axis=1).astype(np.float32),  # in place of the loss: it is compared
             np.stack([s.trial.predicted for s in soundings], axis=1).astype(np.int64),

@@ -7,13 +7,13 @@ configuration, draws rows with replacement, picks the winner on the drawn rows a
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from graftage.errors import DataError
-from graftage.measure.interval import Floats, Ints, resamples, wilson
+from graftage.measure.interval import CROSS_VALIDATED, Estimate, Floats, Ints, resamples, wilson
 from graftage.measure.scores import Scores, brier, check, log_losses, macro
 
 
@@ -163,8 +163,9 @@ def corrected_scores(scores: Scores, corrected: Corrected) -> Scores:
     """The scores of the selected configuration with the luck of selection taken out of the headline numbers.
 
     Accuracy becomes Wilson's interval around the corrected value with the effective number of rows; the averages over
-    classes, log-loss and Brier keep the width of their interval and move by (corrected - naive). Top-k, AUROC, the
-    confusion matrix and the per-class rows stay as counted: no correction is known for them.
+    classes, log-loss and Brier move by (corrected - naive). Top-k, AUROC, the confusion matrix and the per-class rows
+    stay as counted: no correction is known for them. Every interval is that of a cross-validated score
+    (`CROSS_VALIDATED`).
 
     Args:
         scores: of the winner's out-of-fold probabilities.
@@ -178,5 +179,27 @@ def corrected_scores(scores: Scores, corrected: Corrected) -> Scores:
         )
         for name, top in upper.items()
     }
-    accuracy = replace(wilson(corrected.accuracy, scores.effective_n), method="BBC + wilson")
-    return replace(scores, accuracy=accuracy, **moved)
+    accuracy = replace(wilson(corrected.accuracy, scores.effective_n / CROSS_VALIDATED**2), method="BBC + wilson")
+    return cross_validated(replace(scores, accuracy=accuracy, **moved))
+
+
+def cross_validated(scores: Scores) -> Scores:
+    """The scores with the intervals of cross-validation: `CROSS_VALIDATED` times as wide."""
+    unbounded = {"log_loss": math.inf, "brier": 2.0}
+    names = [each.name for each in fields(scores) if isinstance(getattr(scores, each.name), Estimate)]
+    wider = {
+        name: getattr(scores, name).widened(CROSS_VALIDATED, upper=unbounded.get(name, 1.0))
+        for name in names
+        if name != "accuracy"
+    }
+    rows = tuple(
+        replace(
+            row,
+            precision=row.precision.widened(CROSS_VALIDATED),
+            recall=row.recall.widened(CROSS_VALIDATED),
+            f1=row.f1.widened(CROSS_VALIDATED),
+        )
+        for row in scores.per_class
+    )
+    top = {k: each.widened(CROSS_VALIDATED) for k, each in scores.top_k.items()}
+    return replace(scores, per_class=rows, top_k=top, **wider)
