@@ -35,6 +35,9 @@ from graftage.settings import Settings
 Ints = NDArray[np.int64]
 
 SHARE = 0.25  # of the work of embedding every picture with every network in every way: what a ranking may take
+TO_THE_END = (
+    1.5  # of the work of embedding every picture with every network as pretrained, where all pictures are raced on
+)
 ENOUGH = 300  # pictures of every network that are allowed in any case
 
 _OPENING = 8.0  # seconds that a network takes to be made ready and measured on the first pictures, roughly
@@ -366,7 +369,9 @@ def _drive(course: Course, field: list[Entrant], y: Ints, groups: Ints, *, every
     ways = 3 + len(course.fits)  # as pretrained, two sizes, two layers, other fits
     whole = sum(entrant.work for entrant in field)
     most = max(SHARE * ways * len(y) * whole, 1.01 * min(pictures, ENOUGH) * whole / SINGLES)
-    if everything or math.isfinite(course.allowed):  # then rivals must be seen to the end, or time is what limits it
+    if everything:  # then rivals must be seen to the end
+        most = max(most, TO_THE_END * len(y) * whole)
+    if math.isfinite(course.allowed):  # then time is what limits it
         most = math.inf
     seed, variants, joined = course.settings.seed, course.variants, course.joined
     questions = race(field, y, groups, seed=seed, most=most, variants=variants, joined=joined, last=last)
