@@ -31,8 +31,9 @@ import onnx
 from graftage import Settings, load, train
 from graftage.features.preprocess import FITS
 from graftage.progress import Silent
+from graftage.serve.about import about
 from graftage.serve.checking import Answer, compare, judged, short_side, usable
-from graftage.serve.export import example, metadata, told
+from graftage.serve.export import example, metadata
 from graftage.serve.lighter import changed, lighten, timed
 from graftage.serve.precision import PRECISIONS
 from graftage.serve.predict import Prediction, Predictor
@@ -170,7 +171,7 @@ def measure(data: str, work: Path, limit: int, count: int, fit: str, runtime: Pa
             (folder / "example.py").write_text(example(name), encoding="utf-8")
             seconds = cold_start(folder, pictures[0])
             if runtime is not None:
-                add_page(folder, told(predictor.bundle, "bench"), short_side(predictor.bundle), runtime)
+                add_page(folder, about(predictor.bundle, "bench"), short_side(predictor.bundle), runtime)
                 print(*in_browser(predictor, folder, pictures), sep="\n", flush=True)
             print(f"  cold start of the onnx example: {seconds:.2f} s (goal 1) {'ok' if seconds <= 1 else 'FAIL'}")
         for precision in PRECISIONS[1:] if target.convert is not None else ():

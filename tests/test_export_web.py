@@ -18,9 +18,11 @@ import pytest
 from PIL import Image
 
 import graftage as gr
+from graftage.serve.flagging import made_strange
 from graftage.serve.predict import Predictor, load
 from graftage.serve.webfolder import RUNTIME, require_runtime
 from photos import graftage
+from test_export import with_detector
 from test_serve_page import put, shown
 
 
@@ -44,6 +46,7 @@ def run(class_folders: Path, weights_file: Callable[[str], Path], tmp_path_facto
     options = ("--recipe", "linear", "--folds", "3", "--backbone", weights_file("test_efficientnet"))
     said = graftage("train", class_folders, "-o", folder, *options)
     assert said.status == 0, said.err
+    with_detector(folder / "model.safetensors", class_folders)
     return folder
 
 
@@ -105,6 +108,24 @@ def test_a_large_turned_jpeg_gets_nearly_the_models_answer(
     assert found["label"] == answer.label
     assert found["probabilities"] == pytest.approx(answer.probabilities, abs=0.02)
     assert tuple(found["prediction_set"]) == answer.prediction_set
+
+
+def test_a_picture_unlike_those_trained_on_is_flagged_as_the_served_page_flags_it(
+    page: Any, model: Predictor, tmp_path: Path
+) -> None:
+    paths = [tmp_path / f"{name}.png" for name in made_strange()]
+    for path, data in zip(paths, made_strange().values(), strict=True):
+        path.write_bytes(data)
+    page.locator("#clear").evaluate("button => button.click()")
+    put(page, "drop", paths)
+    answers = model.predict(paths)
+    rows = page.evaluate("items.map((item) => item.row)")
+    assert [row["unlike"] for row in rows] == [answer.unlike for answer in answers]
+    assert [row["unlike_p"] for row in rows] == pytest.approx([answer.unlike_p for answer in answers], abs=1e-6)
+    place = next(i for i, answer in enumerate(answers) if answer.unlike)
+    warning = page.locator(".card-of").nth(place).locator(".warnings").inner_text()
+    assert f"Unlike anything seen in training (p = {answers[place].unlike_p:#.2g})" in warning
+    assert "Pictures unlike anything seen in training are flagged; so are 5 %" in page.locator("#promises").inner_text()
 
 
 def test_what_the_browser_cannot_decode_is_a_row_with_its_reason(page: Any, tmp_path: Path) -> None:
