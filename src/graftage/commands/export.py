@@ -25,6 +25,9 @@ measured on the same pictures, printed and written into the file: labels that di
 accuracy before and after. Such a file is refused where accuracy falls by more than --max-loss, or, where no classes
 are known, where fewer than 98 % of the labels agree; one whose flags change too much is left without them.
 The run's test pictures serve to check, never to calibrate.
+
+The page of web is tried in a headless Chromium, too, if there is one: 99.5 % of the labels must be the same. If there
+is none, the output says so.
 """
 _END = """\
 examples:

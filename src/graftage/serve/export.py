@@ -18,6 +18,7 @@ import PIL
 from graftage.errors import ExportError, OptionError, StoreError
 from graftage.features.extract import Progress
 from graftage.serve.about import about
+from graftage.serve.browsing import Browsed, browse
 from graftage.serve.bundle import Bundle
 from graftage.serve.checking import Answer, Checked, compare, judged, short_side, usable
 from graftage.serve.flagging import Flag, Flags, flags_of, require_same, strange_flags
@@ -67,6 +68,7 @@ class Exported:
         checked: how it did.
         before: of a file in fewer bits: bytes of the same graph in float32, and seconds a picture of that and of
             this, measured when it was made.
+        browsed: of an export to web: how its page did in a browser, or why none was tried.
     """
 
     folder: Path
@@ -74,6 +76,7 @@ class Exported:
     files: Mapping[str, int]
     checked: Checked | Changed
     before: tuple[int, float, float] | None = None
+    browsed: Browsed | None = None
 
     @property
     def summary(self) -> tuple[str, ...]:
@@ -88,6 +91,8 @@ class Exported:
                 f"{c.otherwise:,} of them have transparency, 16 bits or an odd ICC profile, which {_EXAMPLE} leaves "
                 "out: it gives other answers for such pictures"
             )
+        if self.browsed is not None:
+            lines.append(self.browsed.summary)
         if self.before is not None:
             lines.append(self._against(*self.before))
         return (*lines, f"{self.target:<12}{self.folder}  ({', '.join(self.files)}; {size:.1f} MiB)")
@@ -129,15 +134,18 @@ def export(predictor: Predictor, sample: Sample, made: Made, *, progress: Progre
             bundle = without_flag(bundle, made.precision, flags)
             built = _built(predictor, bundle, graph, sample, made, progress)
             built = replace(built, checked=replace(built.checked, flags=flags))
+        browsed = None
         if made.to == "web":
             known = _with_change(about(bundle, _name(predictor)), built.checked)
             add_page(folder, known, short_side(bundle), made.runtime)
+            light, limits = made.precision != "float32", predictor.limits
+            browsed = browse(folder, built.answers, limits=limits, light=light, progress=progress)
         else:
             (folder / _EXAMPLE).write_text(example(made.to), encoding="utf-8")
-        target.label(graph, metadata(bundle, target.name, built.checked))
+        target.label(graph, metadata(bundle, target.name, built.checked, browsed))
         _ask_again(predictor, target, graph, built.answers[:_AGAIN])
     files = {file.relative_to(output).as_posix(): file.stat().st_size for file in sorted(output.rglob("*.*"))}
-    return Exported(output, made.to, files, built.checked, built.before)
+    return Exported(output, made.to, files, built.checked, built.before, browsed)
 
 
 @dataclass(frozen=True)
@@ -253,7 +261,7 @@ def _name(predictor: Predictor) -> str:
 # ---------------------------------------------------------------- metadata
 
 
-def metadata(bundle: Bundle, to: str, checked: Checked | Changed) -> dict[str, Any]:
+def metadata(bundle: Bundle, to: str, checked: Checked | Changed, browsed: Browsed | None = None) -> dict[str, Any]:
     """What lies in the file beside the graph, as JSON knows it.
 
     `classes` are in the order of the probabilities. A JPEG may be decoded at the smallest of 1, 1/2, 1/4 and 1/8 whose
@@ -261,7 +269,8 @@ def metadata(bundle: Bundle, to: str, checked: Checked | Changed) -> dict[str, A
     1 - p is at most `decisions.sets.threshold`, or where it is the most probable; an answer is promised where the
     largest probability is at least `decisions.answers.threshold`; a picture is flagged where `unlike_p` is at most
     `decisions.unlike.false_alarm`, which the graph decides itself. A rule that is null has its reason in
-    `decisions.reasons`; without the last, the graph has no such outputs.
+    `decisions.reasons`; without the last, the graph has no such outputs. `browser` is of the page of an export to web;
+    its `reason` says why none was tried.
     """
     known, flags = _with_change(about(bundle, ""), checked), bundle.decisions.unlike is not None
     return {
@@ -281,6 +290,7 @@ def metadata(bundle: Bundle, to: str, checked: Checked | Changed) -> dict[str, A
         "short_side": short_side(bundle),
         "pillow": PIL.__version__,
         "checked": asdict(checked),
+        **({} if browsed is None else {"browser": asdict(browsed)}),
     }
 
 
