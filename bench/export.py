@@ -6,20 +6,16 @@ For each set a head is trained on frozen EfficientNet-Lite0 (--limit pictures a 
 torch in float32, and asked about --pictures others of the set in each runtime; the other side is the Predictor in
 float32. The fit goes round: squash, crop, pad. Cold start is that of the ONNX example, a process of its own.
 onnx and openvino are then made in fp16 and int8, calibrated on the pictures that were learnt from: accuracy on the
-others before and after, size, and milliseconds a picture in turns with float32, resize and all.
-With --runtime onnxruntime-web-1.30.0.tgz (`npm pack onnxruntime-web@1.30.0`) the page answers in Chromium, too. Where a
-label differs there, the browser's own pixels are held against the decoder's, and given to onnxruntime.
+others before and after, size, and milliseconds a picture in turns with float32, resize and all. The flag for pictures
+unlike those trained on is compared everywhere, also on four pictures made to be like no photograph.
+With --runtime onnxruntime-web-1.30.0.tgz (`npm pack onnxruntime-web@1.30.0`) the page answers in Chromium, too, in each
+precision. Where a label differs there, its own pixels are held against the decoder's, and given to onnxruntime.
 """
 
 import argparse
-import base64
-import functools
-import http.server
-import shutil
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,13 +25,18 @@ import numpy as np
 import onnx
 
 from graftage import Settings, load, train
+from graftage.errors import ExportError
 from graftage.features.preprocess import FITS
 from graftage.progress import Silent
+from graftage.serve.about import about
+from graftage.serve.browser import Page, find_browser, opened
+from graftage.serve.browsing import Seen, judged_in_browser, seen_by
 from graftage.serve.checking import Answer, compare, judged, short_side, usable
-from graftage.serve.export import example, metadata, told
+from graftage.serve.export import example, metadata
+from graftage.serve.flagging import Flags, flags_of, strange_flags
 from graftage.serve.lighter import changed, lighten, timed
 from graftage.serve.precision import PRECISIONS
-from graftage.serve.predict import Prediction, Predictor
+from graftage.serve.predict import Predictor
 from graftage.serve.sample import CALIBRATE, Sample
 from graftage.serve.targets import TARGETS, Run, open_onnx, write_onnx
 from graftage.serve.webfolder import add_page
@@ -44,12 +45,6 @@ from saved import machine
 from splits import SUFFIXES, name_of, split
 
 GOAL, STARTS, TIMED = 1e-3, 5, 40
-FILE = 'new File([Uint8Array.from(atob(data), (c) => c.charCodeAt(0))], "picture")'
-ASK = f"async (data) => (await predict({FILE})).row"
-LOOK = f"""async (data) => {{
-  const {{ pixels, width, height }} = await pixelsOf({FILE}, (await open()).card.short_side);
-  return [height, width, Array.from(pixels)];
-}}"""
 
 
 def trained(data: str, work: Path, limit: int, fit: str) -> tuple[Predictor, list[Path]]:
@@ -86,6 +81,18 @@ def line_of(answers: list[Answer], otherwise: int) -> tuple[str, bool]:
     return text + (f", {otherwise} decoded otherwise by the example" if otherwise else ""), held
 
 
+def flags_between(predictor: Predictor, run: Run, answers: list[Answer]) -> tuple[str, Flags | None]:
+    """A part of a line: how the flag for pictures unlike those trained on did; and the record of it."""
+    found = flags_of([a.flag for a in answers if a.flag is not None], strange_flags(predictor, run))
+    if found is None:
+        return "", None
+    return (
+        f"; flags the same for {found.same} of {found.n} ({found.flagged} by the model, {found.other} by the file) and "
+        f"{found.strange_same} of {found.strange} made strange, p off by {found.worst:.1e} at most",
+        found,
+    )
+
+
 def cold_start(folder: Path, picture: Path) -> float:
     """Median seconds of a process that imports, opens the model and answers for one picture."""
     times = []
@@ -96,53 +103,43 @@ def cold_start(folder: Path, picture: Path) -> float:
     return float(np.median(times))
 
 
-def in_browser(predictor: Predictor, folder: Path, pictures: list[Path]) -> list[str]:
-    """How the page in this folder answers in Chromium, decoding by itself."""
-    from playwright.sync_api import sync_playwright
-
-    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(folder))
-    handler.func.log_message = lambda *_: None  # type: ignore[attr-defined]
-    chromium = shutil.which("chromium") or shutil.which("google-chrome")
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server, sync_playwright() as play:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        browser = play.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
-        page = browser.new_page()
-        page.goto(f"http://127.0.0.1:{server.server_address[1]}/")
-        page.locator("#about").wait_for(timeout=120_000)
-        differences, apart = [], []
+def in_browser(predictor: Predictor, folder: Path, answers: list[Answer], *, light: bool) -> list[str]:
+    """How the page in this folder answers in Chromium, decoding by itself; `answers` are those of its file."""
+    program = find_browser()
+    if program is None:
+        return ["  browser    there is none"]
+    with opened(folder, program) as page:
+        page.row(Path(answers[0].path).read_bytes())
         started = time.perf_counter()
-        for path, own in zip(pictures, predictor.predict(pictures), strict=True):
-            row = page.evaluate(ASK, base64.b64encode(path.read_bytes()).decode())
-            differences.append(float(np.abs(np.subtract(row["probabilities"], own.probabilities)).max()))
-            if row["label"] != own.label:
-                apart.append((path, own, row))
-        seconds = (time.perf_counter() - started) / len(pictures)
-        run = open_onnx(folder / "model.onnx")
-        traced = [traced_back(page, predictor, run, *each) for each in apart]
-        browser.close()
-        server.shutdown()
-    same = len(pictures) - len(apart)
-    share, (median, most) = same / len(pictures), np.quantile(differences, [0.5, 1.0])
-    return [
-        f"  browser    {same} of {len(pictures)} labels the same ({share:.1%}, goal 99.5 %), difference {median:.1e} "
-        f"in the median, {most:.1e} at most; {1000 * seconds:.0f} ms a picture   {'ok' if share >= 0.995 else 'FAIL'}",
-        *traced,
-    ]
+        seen = [seen_by(answer, page.row(Path(answer.path).read_bytes())) for answer in answers]
+        seconds = (time.perf_counter() - started) / len(answers)
+        apart = [each for each in seen if each.row["label"] != each.answer.other]
+        traced = [traced_back(page, predictor, open_onnx(folder / "model.onnx"), each) for each in apart]
+        name = page.agent
+    try:
+        text = judged_in_browser(seen, browser=name, light=light).summary
+    except ExportError as error:
+        text = f"FAIL {error}"
+    return [f"  browser    {text}; {1000 * seconds:.0f} ms a picture", *traced]
 
 
-def traced_back(page: Any, predictor: Predictor, run: Run, path: Path, own: Prediction, row: dict[str, Any]) -> str:
-    """Why the browser gives another label: the margin, its own pixels of the file, what onnxruntime says of those."""
-    pixels = usable(predictor, path)[1].astype(int)
-    height, width, flat = page.evaluate(LOOK, base64.b64encode(path.read_bytes()).decode())
-    seen = np.array(flat, np.uint8).reshape(height, width, 3)
-    text = f"             {path.resolve().name}: {own.label} {own.probability:.3f} over {own.runner_up} "
-    text += f"{own.runner_up_probability:.3f}, in the browser {row['label']} {row['probability']:.3f}; "
+def traced_back(page: Page, predictor: Predictor, run: Run, each: Seen) -> str:
+    """Why the browser gives another label than its file: its own pixels, and what onnxruntime says of those."""
+    path, row = Path(each.answer.path), each.row
+    pixels, seen = usable(predictor, path)[1].astype(int), page.pixels(path.read_bytes())
+    text = (
+        f"             {path.resolve().name}: {each.answer.other} in onnxruntime, surer by {each.answer.margin:.3f} in "
+    )
+    text += f"the model, in the browser {row['label']} {row['probability']:.3f}; "
     if seen.shape != pixels.shape:
-        return text + f"it decodes {width} x {height} pixels, the decoder {pixels.shape[1]} x {pixels.shape[0]}"
+        return (
+            text
+            + f"it decodes {seen.shape[1]} x {seen.shape[0]} pixels, the decoder {pixels.shape[1]} x {pixels.shape[0]}"
+        )
     apart = np.abs(seen - pixels)
-    found = predictor.classes[int(run(seen).argmax())]
+    found = predictor.classes[int(run(seen).probabilities.argmax())]
     return text + (
-        f"its decoder gives {width} x {height} pixels of which {(apart > 0).mean():.1%} differ, by {apart.mean():.2f} "
+        f"its decoder gives pixels of which {(apart > 0).mean():.1%} differ, by {apart.mean():.2f} "
         f"grey levels in the mean and {apart.max()} at most; onnxruntime says {found} of the browser's pixels"
     )
 
@@ -162,25 +159,34 @@ def measure(data: str, work: Path, limit: int, count: int, fit: str, runtime: Pa
         else:
             write_onnx(programs[target.exact], middle)
             target.convert(middle, graph)
-        answers, rejected, otherwise = compare(predictor, target.open(graph), pictures)
+        run = target.open(graph)
+        answers, rejected, otherwise = compare(predictor, run, pictures)
         text, held = line_of(answers, otherwise)
-        print(f"  {name:<10} {text}   {size_of(folder):.1f} MiB   {'ok' if held else 'FAIL'}", flush=True)
+        flagged, flags = flags_between(predictor, run, answers)
+        held = held and (flags is None or (flags.same, flags.strange_same) == (flags.n, flags.strange))
+        print(f"  {name:<10} {text}{flagged}   {size_of(folder):.1f} MiB   {'ok' if held else 'FAIL'}", flush=True)
         if name == "onnx":
             target.label(graph, metadata(predictor.bundle, name, judged(answers, rejected=rejected, otherwise=0)))
             (folder / "example.py").write_text(example(name), encoding="utf-8")
             seconds = cold_start(folder, pictures[0])
             if runtime is not None:
-                add_page(folder, told(predictor.bundle, "bench"), short_side(predictor.bundle), runtime)
-                print(*in_browser(predictor, folder, pictures), sep="\n", flush=True)
+                add_page(folder, about(predictor.bundle, "bench"), short_side(predictor.bundle), runtime)
+                print(*in_browser(predictor, folder, answers, light=False), sep="\n", flush=True)
             print(f"  cold start of the onnx example: {seconds:.2f} s (goal 1) {'ok' if seconds <= 1 else 'FAIL'}")
         for precision in PRECISIONS[1:] if target.convert is not None else ():
-            print(in_fewer_bits(predictor, name, precision, middle, learnt, pictures), flush=True)
+            print(*in_fewer_bits(predictor, name, precision, middle, learnt, pictures, runtime), sep="\n", flush=True)
 
 
 def in_fewer_bits(
-    predictor: Predictor, name: str, precision: Any, middle: Path, learnt: list[Path], pictures: list[Path]
-) -> str:
-    """A line on a file in fewer bits, against the one in float32."""
+    predictor: Predictor,
+    name: str,
+    precision: Any,
+    middle: Path,
+    learnt: list[Path],
+    pictures: list[Path],
+    runtime: Path | None,
+) -> list[str]:
+    """A line on a file in fewer bits, against the one in float32; of ONNX with a runtime also one on the page."""
     target, plain = TARGETS[name], middle.parent / name / TARGETS[name].file
     folder = middle.parent / f"{name}-{precision}"
     folder.mkdir()
@@ -195,13 +201,19 @@ def in_fewer_bits(
     counts = (rejected, otherwise, calibrated)
     found = changed(answers, sample, precision=precision, counts=counts, max_loss=1.0)
     before, after = timed(target.open(plain), run, [usable(predictor, path)[1] for path in pictures[:TIMED]])
-    return (
+    page = list[str]()
+    if name == "onnx" and runtime is not None:
+        add_page(folder, about(predictor.bundle, "bench"), short_side(predictor.bundle), runtime)
+        page = in_browser(predictor, folder, answers, light=True)
+    line = (
         f"  {name:<10} {precision}: {size_of(folder):.1f} MiB, {1000 * before:.1f} ms a picture in float32 and "
         f"{1000 * after:.1f} ms so ({before / after:.2f} x); {found.same} of {found.n} labels the same, difference "
         f"{found.mean:.1e} in the mean, {found.worst:.1e} at most; accuracy {found.before.percent()} and "
         f"{found.accuracy.percent()}, change {0.0 - 100 * found.loss.value:+.1f} points "
         f"({-100 * found.loss.high:+.1f} to {-100 * found.loss.low:+.1f}), calibrated on {calibrated}"
+        f"{flags_between(predictor, run, answers)[0]}"
     )
+    return [line, *page]
 
 
 def size_of(folder: Path) -> float:

@@ -1,5 +1,6 @@
 """Exports: the model's answers in other runtimes, from raw bytes; what differs is not kept."""
 
+import ast
 import json
 import shutil
 import subprocess
@@ -16,16 +17,20 @@ from PIL import Image
 
 import graftage as gr
 from graftage.data.decode import decode
+from graftage.data.inputs import Input
 from graftage.features.preprocess import FITS
 from graftage.learn.head import Head
 from graftage.learn.temperature import softmax
-from graftage.serve import checking, targets
+from graftage.measure.unlike import Scale, Unlike, fit_geometry, held_out_scores, left_out
+from graftage.serve import checking, flagging, targets
 from graftage.serve import export as work
 from graftage.serve.bundle import load as load_bundle
 from graftage.serve.bundle import save as save_bundle
 from graftage.serve.checking import Answer, judged
 from graftage.serve.export import Exported
+from graftage.serve.flagging import Flag, flags_of, made_strange, require_same
 from graftage.serve.predict import Predictor, load
+from graftage.serve.unlikegraph import UnlikeGraph
 from graftage.serve.wholegraph import HeadGraph, WholeGraph
 from photos import graftage
 from test_data_colour import BLUE, GREEN, RED, linear_profile
@@ -36,13 +41,28 @@ FORMATS = ("onnx", "openvino", "torch")
 WITHOUT = "import runpy, sys; sys.modules['graftage'] = None; sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0])"
 
 
+def with_detector(path: Path, pictures: Path) -> None:
+    """Puts a detector that flags 5 % into a model file that learnt from too few pictures to have one."""
+    predictor = load(path, device="cpu", precision="float32")
+    files = sorted(pictures.rglob("*.jpg"))
+    answers = list(predictor.answers(Input(str(file), file) for file in files))
+    X = np.array([answer.features for answer in answers])
+    y = np.array([predictor.classes.index(file.parent.name) for file in files])
+    p, rng = np.array([answer.prediction.probabilities for answer in answers]), np.random.default_rng(0)
+    _, scores = held_out_scores(X, y, left_out(np.arange(len(y)), rng), p, rng=rng)
+    unlike = Unlike(fit_geometry(X, y, rng=rng), Scale.of(scores), 0.05)
+    bundle = predictor.bundle
+    save_bundle(replace(bundle, decisions=replace(bundle.decisions, unlike=unlike)), path)
+
+
 @pytest.fixture(scope="module")
 def run(class_folders: Path, weights_file: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a run with a tiny network."""
+    """The folder of a run with a tiny network, and a detector of strange pictures."""
     folder = tmp_path_factory.mktemp("export") / "run"
     options = ("--recipe", "linear", "--folds", "3", "--backbone", weights_file("test_efficientnet"))
     said = graftage("train", class_folders, "-o", folder, *options)
     assert said.status == 0, said.err
+    with_detector(folder / "model.safetensors", class_folders)
     return folder
 
 
@@ -53,7 +73,7 @@ def model(run: Path) -> Predictor:
 
 @pytest.fixture(scope="module")
 def strange(class_folders: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Pictures that are turned, large, gray, tall, half transparent, or none."""
+    """Pictures that are turned, large, gray, tall, half transparent, noise, or none."""
     folder = tmp_path_factory.mktemp("strange")
     first = Image.open(class_folders / "2" / "0.jpg")
     exif = Image.Exif()
@@ -64,6 +84,7 @@ def strange(class_folders: Path, tmp_path_factory: pytest.TempPathFactory) -> li
     ghost = first.convert("RGBA")
     ghost.putalpha(90)
     ghost.save(folder / "ghost.png")
+    (folder / "noise.png").write_bytes(made_strange()["noise"])
     (folder / "none.jpg").write_text("no picture")
     return sorted(folder.iterdir())
 
@@ -75,10 +96,22 @@ def made(request: pytest.FixtureRequest, run: Path, class_folders: Path, strange
 
 def test_an_export_gives_the_models_answers_from_raw_bytes(made: Exported) -> None:
     checked = made.checked
-    assert (checked.n, checked.rejected, checked.same) == (52, 1, 52)
+    assert (checked.n, checked.rejected, checked.same) == (53, 1, 53)
     assert checked.worst < 1e-4
     assert checked.otherwise == 1  # the transparent one
-    assert "52 got the same label" in made.summary[0]
+    assert "53 got the same label" in made.summary[0]
+
+
+def test_an_export_flags_the_pictures_that_the_model_flags(made: Exported) -> None:
+    flags = made.checked.flags
+    assert flags is not None
+    assert (flags.n, flags.same, flags.flagged) == (53, 53, flags.other)
+    assert flags.flagged >= 1
+    assert (flags.strange, flags.strange_same) == (4, 4)
+    assert flags.strange_flagged >= 1
+    assert flags.worst <= 5.01 / 49  # of held-out pictures: with random weights all features are nearly alike
+    assert flags.mean < 0.01
+    assert made.summary[1].startswith("flag for pictures unlike those trained on: the same for 53 of 53 pictures (")
 
 
 def test_the_file_tells_classes_thresholds_card_and_check(made: Exported, model: Predictor) -> None:
@@ -92,7 +125,11 @@ def test_the_file_tells_classes_thresholds_card_and_check(made: Exported, model:
     assert sets is not None
     assert card["decisions"]["sets"]["threshold"] == sets.threshold
     assert card["card"][0]["heading"] == "Intended use"
-    assert card["decisions"]["unlike"] is None
+    unlike = model.decisions.unlike
+    assert unlike is not None
+    assert card["decisions"]["unlike"] == {"k": unlike.geometry.k, "false_alarm": 0.05}
+    assert [output["name"] for output in card["outputs"]] == ["probabilities", "unlike_p", "unlike"]
+    assert card["checked"]["flags"]["same"] == 53
 
 
 def test_nothing_in_the_folder_tells_where_it_was_made(made: Exported) -> None:
@@ -105,14 +142,19 @@ def test_nothing_in_the_folder_tells_where_it_was_made(made: Exported) -> None:
 def test_the_example_answers_where_there_is_no_graftage(
     made: Exported, model: Predictor, strange: list[Path], class_folders: Path
 ) -> None:
-    pictures = [class_folders / "1" / "3.jpg", *(path for path in strange if path.stem in ("large", "gray", "tall"))]
+    chosen = [path for path in strange if path.stem in ("large", "gray", "tall", "noise")]
+    pictures = [class_folders / "1" / "3.jpg", *chosen]
     command = [sys.executable, "-I", "-c", WITHOUT, str(made.folder / "example.py"), *map(str, pictures)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, done.stderr
     for line, path, answer in zip(done.stdout.splitlines(), pictures, model.predict(pictures), strict=True):
-        said, label, probability = line.split("\t")
+        said, label, probability, names, *remarks = line.split("\t")
         assert (said, label) == (str(path), answer.label)
         assert float(probability) == pytest.approx(answer.probability, abs=1e-4)
+        assert ast.literal_eval(names) == list(answer.prediction_set)
+        assert ("unsure" in remarks) == bool(answer.abstained)
+        assert ("unlike anything seen in training" in remarks) == answer.unlike
+    assert done.stdout.count("unlike anything seen in training") >= 1
 
 
 def test_the_onnx_file_passes_the_checker_and_says_its_opset(made: Exported) -> None:
@@ -142,7 +184,7 @@ def test_the_whole_graph_gives_the_models_answers_for_every_fit(
     for data in (picture.read_bytes() for picture in strange if picture.stem != "none"):
         pixels = decode(data, cover=bundle.preprocess.cover).pixels
         with torch.inference_mode():
-            found = graph(torch.from_numpy(np.array(pixels))).numpy()
+            found = graph(torch.from_numpy(np.array(pixels)))[0].numpy()
         assert found == pytest.approx(other.predict_bytes(data).probabilities, abs=1e-5)
 
 
@@ -171,7 +213,96 @@ def test_every_kind_of_head_is_the_same_in_the_graph(head: Head) -> None:
         assert HeadGraph(head, 0.6)(torch.from_numpy(X)).numpy() == pytest.approx(expected, abs=2e-6)
 
 
+@pytest.mark.parametrize(("n", "d", "k"), [(300, 200, 3), (150, 12, 2), (900, 40, 130)])
+def test_the_detector_is_the_same_in_the_graph(n: int, d: int, k: int) -> None:
+    """Pictures like those trained on, odd ones, and features without a direction; classes few and many."""
+    rng = np.random.default_rng(n)
+    y = np.arange(n) % k
+    centres = rng.normal(size=(k, d)) + 2
+    X = (centres[y] + rng.normal(size=(n, d))).astype(np.float32)
+    p = softmax(4 * rng.normal(size=(n, k)))
+    _, scores = held_out_scores(X, y, left_out(np.arange(n), rng), p, rng=rng)
+    unlike = Unlike(fit_geometry(X, y, rng=rng), Scale.of(scores), 0.03)
+    Q = np.concatenate([centres[y[:150]] + rng.normal(size=(150, d)), rng.normal(size=(50, d)), np.zeros((1, d))])
+    q = softmax(rng.gamma(1.0, 9.0, size=(len(Q), 1)) * rng.normal(size=(len(Q), k)))  # some as good as certain
+    expected = unlike.p_values(Q.astype(np.float32), q)
+    graph = UnlikeGraph(unlike)
+    with torch.inference_mode():
+        rows = zip(torch.from_numpy(Q.astype(np.float32)), torch.from_numpy(q.astype(np.float32)), strict=True)
+        found = [(float(a), bool(b)) for a, b in (graph(x[None], row[None]) for x, row in rows)]
+    off = np.abs(expected - [a for a, _ in found])
+    assert off.max() <= 1.01 / (n + 1)  # one held-out picture more or less
+    assert (off > 1e-6).mean() < 0.05
+    sure = np.abs(expected - 0.03) > 1.01 / (n + 1)
+    np.testing.assert_array_equal((expected <= 0.03)[sure], np.array([b for _, b in found])[sure])
+    assert 0 < (expected <= 0.03).sum() < len(Q)
+
+
+def test_a_model_without_a_detector_has_a_graph_without_its_outputs(model: Predictor) -> None:
+    bundle = replace(model.bundle, decisions=replace(model.decisions, unlike=None))
+    graph = WholeGraph(bundle).eval()
+    assert graph.outputs == ("probabilities",)
+    assert len(graph(torch.zeros(5, 7, 3, dtype=torch.uint8))) == 1
+
+
 # ---------------------------------------------------------------- refused
+
+
+def flag(p: float, other_p: float, *, flagged: bool, other: bool) -> Flag:
+    return Flag("a.jpg", p, flagged, other_p, other)
+
+
+def test_a_flag_may_differ_only_next_to_its_threshold(model: Predictor) -> None:
+    unlike = model.decisions.unlike  # 48 pictures held out: a p-value moves in steps of 0.0204; flagged up to 0.05
+    assert unlike is not None
+    same = flag(0.5, 0.5, flagged=False, other=False)
+    require_same(unlike, [same, flag(2 / 49, 3 / 49, flagged=True, other=False)])
+    for wrong in (
+        flag(1 / 49, 2 / 49, flagged=True, other=False),  # two pictures from the threshold
+        flag(0.5, 0.61, flagged=False, other=False),
+        flag(0.5, float("nan"), flagged=False, other=False),
+    ):
+        with pytest.raises(gr.ExportError, match=r"whether 1 of 2 pictures are unlike .*Worst: a\.jpg: p 0\."):
+            require_same(unlike, [same, wrong])
+
+
+def test_flags_are_counted_as_they_fell() -> None:
+    flags = [flag(0.5, 0.4, flagged=False, other=False), flag(0.01, 0.02, flagged=True, other=False)]
+    found = flags_of(flags, flags[:1])
+    assert found is not None
+    assert (found.n, found.same, found.flagged, found.other, found.strange_same) == (2, 1, 1, 0, 1)
+    assert (found.worst, found.mean, found.holds) == (pytest.approx(0.1), pytest.approx(0.055), False)
+    assert flags_of([], []) is None
+
+
+def test_a_detector_that_judges_otherwise_is_refused(
+    run: Path, class_folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def disturbed(bundle: object, *, exact: bool) -> WholeGraph:
+        graph = WholeGraph(bundle, exact=exact)  # type: ignore[arg-type]
+        assert graph.unlike is not None
+        graph.unlike.centre += 1
+        return graph
+
+    monkeypatch.setattr(work, "WholeGraph", disturbed)
+    with pytest.raises(gr.ExportError, match=r"judges otherwise than the model whether \d+ of 20 pictures are unlike"):
+        gr.export(run / "model.safetensors", to="torch", check=[class_folders / "1"], output=tmp_path / "out" / "made")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_in_fewer_bits_a_flag_that_changes_too_much_is_left_out_and_the_file_says_so(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(flagging, "LEAST_AGREEMENT", 1.1)
+    made = gr.export(run, to="onnx", precision="fp16", output=tmp_path / "made", max_loss=20)
+    assert made.checked.flags is not None
+    assert not made.checked.flags.kept
+    assert ": the file is left without the flag" in "\n".join(made.summary)
+    card = targets.read_onnx(tmp_path / "made" / "model.onnx")
+    assert [output["name"] for output in card["outputs"]] == ["probabilities"]
+    assert card["decisions"]["unlike"] is None
+    assert card["decisions"]["reasons"]["unlike"].startswith("in fp16 the flag for pictures unlike those trained on is")
+    assert targets.open_onnx(tmp_path / "made" / "model.onnx")(np.zeros((9, 9, 3), np.uint8)).unlike is None
 
 
 def answer(difference: float, *, margin: float = 0.5, other: str = "a") -> Answer:
@@ -254,7 +385,7 @@ def test_the_readme_shows_the_example_as_it_is() -> None:
 @pytest.mark.parametrize("name", FORMATS)
 def test_an_example_is_short_and_knows_nothing_of_graftage(name: str) -> None:
     body = work.example(name).split("\n\n")[-1].splitlines()
-    assert len(body) <= 16
+    assert len(body) <= 24
     assert "import graftage" not in work.example(name)
 
 

@@ -279,3 +279,14 @@ def test_nonsense_makes_no_detector(change: dict, message: str) -> None:
     for k, rate in ((0, 0.01), (61, 0.01), (True, 0.01), (5, 0.0), (5, "x")):
         with pytest.raises(ValueError, match=r"neighbour|share"):
             Unlike.from_parts(k, rate, tensors)
+
+
+@pytest.mark.parametrize("m", [1, 48, 98, 99, 100, 999])
+@pytest.mark.parametrize("rate", [0.01, 0.05, 0.1, 0.99])
+def test_the_rule_in_whole_numbers_is_that_of_the_p_values(m: int, rate: float) -> None:
+    rng = np.random.default_rng(m)
+    X, y = clouds(60, 5, 2, rng)
+    scale = Scale(np.sort(rng.normal(size=(4, m)).astype(np.float32)), np.sort(rng.normal(size=m).astype(np.float32)))
+    least = Unlike(fit_geometry(X, y, rng=rng), scale, rate).least_odder
+    flagged = [odder for odder in range(m + 1) if (odder + 1) / (m + 1) <= rate]
+    assert flagged == list(range(least))

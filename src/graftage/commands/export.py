@@ -8,7 +8,8 @@ from graftage.exporting import FORMATS, MOST, PRECISIONS, export
 
 _TEXT = """\
 One file that gives the model's whole answer to an upright RGB picture of any size: it holds resize, crop,
-normalisation, network, head and calibration; classes, thresholds and a model card are its metadata.
+normalisation, network, head, calibration and the flag for pictures unlike those trained on; classes, thresholds and a
+model card are its metadata.
 
   onnx        model.onnx for onnxruntime
   openvino    model.xml and model.bin for OpenVINO
@@ -17,12 +18,16 @@ normalisation, network, head and calibration; classes, thresholds and a model ca
 
 Beside it lies example.py, which uses it without graftage. Before an export is kept, it answers for pictures from their
 raw bytes in its own runtime: the labels must be those of the model in float32, and no probability may be off by more
-than 1e-3. Else nothing is left, and the worst pictures are named.
+than 1e-3; the flag must be the model's. Else nothing is left, and the worst pictures are named.
 
 --precision fp16 or int8 makes onnx, openvino and web files smaller. Their answers change a little, so the change is
 measured on the same pictures, printed and written into the file: labels that differ, and where classes are known
 accuracy before and after. Such a file is refused where accuracy falls by more than --max-loss, or, where no classes
-are known, where fewer than 98 % of the labels agree. The run's test pictures serve to check, never to calibrate.
+are known, where fewer than 98 % of the labels agree; one whose flags change too much is left without them.
+The run's test pictures serve to check, never to calibrate.
+
+The page of web is tried in a headless Chromium, too, if there is one: 99.5 % of the labels must be the same. If there
+is none, the output says so.
 """
 _END = """\
 examples:

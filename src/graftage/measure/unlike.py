@@ -41,9 +41,9 @@ BANK = 2048  # training pictures kept for the neighbours, at most
 FITTED = 8192  # training pictures that the detector is fitted to, at most
 REFERENCE = 4096  # held-out scores kept, at most; beyond, evenly spaced ones of the sorted
 FALSE_ALARM = 0.01  # share of pictures like the training ones that are flagged
-_GAMMA, _TOP = 0.1, 100  # of GEN, as published
+GAMMA, TOP = 0.1, 100  # of GEN, as published: the power, and how many of the largest probabilities
 _OVERSAMPLED, _ITERATIONS = 12, 3  # of the randomised subspace
-_TAIL = 0.1  # share of the held-out scores whose exceedances a tail is fitted to
+TAIL = 0.1  # share of the held-out scores whose exceedances a tail is fitted to
 _FOLDS, _JUDGED = (5, 20), 6000  # fewest and most folds, and pictures that all the folds' geometries see, about
 _QUERIES = 512  # rows looked at together
 SCORES = ("relative_mahalanobis", "mahalanobis", "neighbour_distance", "generalised_entropy")
@@ -225,8 +225,8 @@ def shrunk(centred: Floats, left_over: Floats, D: int) -> tuple[Floats, float]:
 
 def gen(probabilities: Floats) -> Floats:
     """Generalised entropy Σ p^γ (1-p)^γ over the largest hundred of each row (n, K): (n,), higher is odder."""
-    top = -np.sort(-probabilities, axis=1)[:, :_TOP]
-    return np.asarray((np.clip(top * (1 - top), 0.0, None) ** _GAMMA).sum(axis=1))
+    top = -np.sort(-probabilities, axis=1)[:, :TOP]
+    return np.asarray((np.clip(top * (1 - top), 0.0, None) ** GAMMA).sum(axis=1))
 
 
 @dataclass(frozen=True, eq=False)
@@ -272,6 +272,16 @@ class Unlike:
     geometry: Geometry
     scale: Scale
     false_alarm: float = FALSE_ALARM
+
+    @property
+    def least_odder(self) -> int:
+        """How many of the held-out pictures must be at least as odd as one that is not flagged, 0 or more.
+
+        The rule of `false_alarm` in whole numbers, which every machine compares alike.
+        """
+        m = len(self.scale.joint)
+        p_values = (np.arange(m + 1, dtype=np.float64) + 1) / (m + 1)  # by how many are at least as odd
+        return int((p_values <= self.false_alarm).sum())
 
     def p_values(self, X: Reals, probabilities: Floats) -> Floats:
         """Features (n, D) and calibrated probabilities (n, K) → p-values (n,); low is odd. The same bits row by row."""
@@ -370,12 +380,12 @@ def _surprise(reference: Singles, values: Singles, tail: tuple[float, float]) ->
     """
     start, scale = tail
     rank = -np.log((_above(reference, values) + 1) / (len(reference) + 1))
-    return np.where(values > start, -np.log(_TAIL) + (values.astype(np.float64) - start) / scale, rank)
+    return np.where(values > start, -np.log(TAIL) + (values.astype(np.float64) - start) / scale, rank)
 
 
 def _tail(reference: Singles) -> tuple[float, float]:
     """Where the last tenth of the sorted reference begins, and how far beyond it lies on average."""
-    start = float(reference[int((1 - _TAIL) * (len(reference) - 1))])
+    start = float(reference[int((1 - TAIL) * (len(reference) - 1))])
     beyond = reference[reference > start].astype(np.float64) - start
     return start, max(float(beyond.mean()) if beyond.size else 0.0, 1e-6 * abs(start), 1e-12)
 

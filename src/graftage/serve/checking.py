@@ -14,8 +14,9 @@ from graftage.data.sources import read
 from graftage.errors import ExportError, OptionError, PictureError
 from graftage.features.extract import Progress
 from graftage.serve.bundle import Bundle
+from graftage.serve.flagging import Flag, Flags
 from graftage.serve.predict import Prediction, Predictor
-from graftage.serve.targets import Run
+from graftage.serve.targets import Run, Said
 from graftage.serve.wholegraph import LARGEST_SIDE
 
 TOLERANCE = 1e-3  # largest difference of a probability
@@ -32,6 +33,8 @@ class Answer:
         other: of the export.
         margin: how much surer the model is of its label than of the next class.
         difference: largest of all classes' probabilities.
+        flag: whether it is unlike those trained on; None where one of them does not say.
+        probabilities: of the model.
     """
 
     path: str
@@ -39,6 +42,8 @@ class Answer:
     other: str
     margin: float
     difference: float
+    flag: Flag | None = None
+    probabilities: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -53,6 +58,7 @@ class Checked:
         tolerance: that it may have; labels may differ where the margin is below twice as much.
         otherwise: of the n, how many the example decodes to other pixels: they have transparency, 16 bits, or an ICC
             profile in grey or CMYK, of which it knows nothing.
+        flags: how the flag for pictures unlike those trained on did; None where the model has none.
     """
 
     n: int
@@ -61,14 +67,16 @@ class Checked:
     worst: float
     tolerance: float
     otherwise: int
+    flags: Flags | None = None
 
     @property
     def summary(self) -> tuple[str, ...]:
-        """A line for a person."""
-        return (
+        """A line or two for a person."""
+        line = (
             f"checked on {self.n:,} pictures, from their files: {self.same:,} got the same label, "
-            f"the largest difference of a probability is {self.worst:.1e} (allowed {self.tolerance:.0e})",
+            f"the largest difference of a probability is {self.worst:.1e} (allowed {self.tolerance:.0e})"
         )
+        return (line,) if self.flags is None else (line, self.flags.summary)
 
 
 def short_side(bundle: Bundle) -> float:
@@ -113,12 +121,13 @@ def usable(predictor: Predictor, path: Path) -> tuple[bytes, NDArray[np.uint8]]:
     return data, np.ascontiguousarray(pixels)
 
 
-def _answer(own: Prediction, found: NDArray[np.float32], classes: Sequence[str]) -> Answer:
-    p = np.asarray(own.probabilities)
+def _answer(own: Prediction, said: Said, classes: Sequence[str]) -> Answer:
+    p, found = np.asarray(own.probabilities), said.probabilities
     difference = np.abs(p - found.astype(np.float64)).max() if found.shape == p.shape else np.inf
     worst = float(difference) if np.isfinite(difference) else float("inf")
     other = classes[int(found.argmax())] if found.shape == p.shape else ""
-    return Answer(own.path, own.label, other, own.probability - own.runner_up_probability, worst)
+    margin = own.probability - own.runner_up_probability
+    return Answer(own.path, own.label, other, margin, worst, Flag.of(own, said), own.probabilities)
 
 
 def _decodes_alike(data: bytes, least: float, pixels: NDArray[np.uint8]) -> bool:
@@ -142,8 +151,15 @@ def _plainly(data: bytes, least: float) -> NDArray[np.uint8]:
     return np.asarray(image.convert("RGB"))
 
 
-def judged(answers: Sequence[Answer], *, rejected: int, otherwise: int, tolerance: float = TOLERANCE) -> Checked:
-    """The record of a check that was passed.
+def judged(
+    answers: Sequence[Answer],
+    *,
+    rejected: int,
+    otherwise: int,
+    tolerance: float = TOLERANCE,
+    flags: Flags | None = None,
+) -> Checked:
+    """The record of a check that was passed; of flags, `flagging` has the rule.
 
     Raises:
         OptionError: there was nothing to compare.
@@ -161,4 +177,4 @@ def judged(answers: Sequence[Answer], *, rejected: int, otherwise: int, toleranc
         )
     same = sum(a.label == a.other for a in answers)
     worst_of_all = max(a.difference for a in answers)
-    return Checked(len(answers), rejected, same, worst_of_all, tolerance, otherwise)
+    return Checked(len(answers), rejected, same, worst_of_all, tolerance, otherwise, flags)

@@ -8,7 +8,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib import import_module, resources
 from pathlib import Path
 from typing import Any
@@ -18,21 +18,24 @@ import PIL
 from graftage.errors import ExportError, OptionError, StoreError
 from graftage.features.extract import Progress
 from graftage.serve.about import about
+from graftage.serve.browsing import Browsed, browse
 from graftage.serve.bundle import Bundle
 from graftage.serve.checking import Answer, Checked, compare, judged, short_side, usable
+from graftage.serve.flagging import Flag, Flags, flags_of, require_same, strange_flags
 from graftage.serve.lighter import MAX_LOSS, Changed, changed, lighten, timed
 from graftage.serve.precision import PRECISIONS, Precision
 from graftage.serve.predict import Predictor
 from graftage.serve.sample import Sample
 from graftage.serve.targets import TARGETS, Run, Target, write_onnx
 from graftage.serve.webfolder import add_page
-from graftage.serve.wholegraph import LARGEST_SIDE, WholeGraph, exported_program
+from graftage.serve.wholegraph import LARGEST_SIDE, OUTPUTS, WholeGraph, exported_program
 
 FORMAT = 1  # of the metadata
 _AGAIN = 3  # pictures that are asked once more of the finished file
 _ALIKE = 1e-5  # of a probability: what two sessions of one file may differ by
 _TIMED = 22  # pictures that the speed is measured on
 _EXAMPLE = "example.py"
+_FLAGS = tuple(zip(OUTPUTS[1:], ("float32", "bool"), strict=True))  # outputs, with their types
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,7 @@ class Exported:
         checked: how it did.
         before: of a file in fewer bits: bytes of the same graph in float32, and seconds a picture of that and of
             this, measured when it was made.
+        browsed: of an export to web: how its page did in a browser, or why none was tried.
     """
 
     folder: Path
@@ -72,6 +76,7 @@ class Exported:
     files: Mapping[str, int]
     checked: Checked | Changed
     before: tuple[int, float, float] | None = None
+    browsed: Browsed | None = None
 
     @property
     def summary(self) -> tuple[str, ...]:
@@ -86,6 +91,8 @@ class Exported:
                 f"{c.otherwise:,} of them have transparency, 16 bits or an odd ICC profile, which {_EXAMPLE} leaves "
                 "out: it gives other answers for such pictures"
             )
+        if self.browsed is not None:
+            lines.append(self.browsed.summary)
         if self.before is not None:
             lines.append(self._against(*self.before))
         return (*lines, f"{self.target:<12}{self.folder}  ({', '.join(self.files)}; {size:.1f} MiB)")
@@ -119,29 +126,72 @@ def export(predictor: Predictor, sample: Sample, made: Made, *, progress: Progre
         raise OptionError(f"{output} exists already; name another folder with -o")
     if not sample.check:
         raise OptionError("an export is checked before it is kept, and there are no pictures to check it on")
-    program = exported_program(WholeGraph(predictor.bundle, exact=target.exact))
     with _appearing(output) as folder:
-        graph, before = folder / target.file, None
-        if made.precision == "float32":
-            target.write(program, graph)
-            answers, rejected, otherwise = compare(predictor, target.open(graph), sample.check, progress)
-            checked: Checked | Changed = judged(answers, rejected=rejected, otherwise=otherwise)
-        else:
-            answers, checked, before = _lighter(predictor, program, graph, sample, made, progress)
-        target.label(graph, metadata(predictor.bundle, target.name, checked))
-        _ask_again(predictor, target, graph, answers[:_AGAIN])
+        graph, bundle = folder / target.file, predictor.bundle
+        built = _built(predictor, bundle, graph, sample, made, progress)
+        if (flags := built.checked.flags) is not None and not flags.holds and made.precision != "float32":
+            flags = replace(flags, kept=False)
+            bundle = without_flag(bundle, made.precision, flags)
+            built = _built(predictor, bundle, graph, sample, made, progress)
+            built = replace(built, checked=replace(built.checked, flags=flags))
+        browsed = None
         if made.to == "web":
-            known = _with_change(told(predictor.bundle, _name(predictor)), checked)
-            add_page(folder, known, short_side(predictor.bundle), made.runtime)
+            known = _with_change(about(bundle, _name(predictor)), built.checked)
+            add_page(folder, known, short_side(bundle), made.runtime)
+            light, limits = made.precision != "float32", predictor.limits
+            browsed = browse(folder, built.answers, limits=limits, light=light, progress=progress)
         else:
             (folder / _EXAMPLE).write_text(example(made.to), encoding="utf-8")
+        target.label(graph, metadata(bundle, target.name, built.checked, browsed))
+        _ask_again(predictor, target, graph, built.answers[:_AGAIN])
     files = {file.relative_to(output).as_posix(): file.stat().st_size for file in sorted(output.rglob("*.*"))}
-    return Exported(output, made.to, files, checked, before)
+    return Exported(output, made.to, files, built.checked, built.before, browsed)
+
+
+@dataclass(frozen=True)
+class _Built:
+    """A graph that was written and passed: the answers compared, the verdict, and `Exported.before`."""
+
+    answers: Sequence[Answer]
+    checked: Checked | Changed
+    before: tuple[int, float, float] | None = None
+
+
+def _built(
+    predictor: Predictor, bundle: Bundle, graph: Path, sample: Sample, made: Made, progress: Progress | None
+) -> _Built:
+    """Writes the graph of a bundle and compares it with the model."""
+    target = TARGETS[made.to]
+    program = exported_program(WholeGraph(bundle, exact=target.exact))
+    if made.precision != "float32":
+        return _lighter(predictor, program, graph, sample, made, progress)
+    target.write(program, graph)
+    run = target.open(graph)
+    answers, rejected, otherwise = compare(predictor, run, sample.check, progress)
+    known, strange = _flags(answers), strange_flags(predictor, run)
+    checked = judged(answers, rejected=rejected, otherwise=otherwise, flags=flags_of(known, strange))
+    if bundle.decisions.unlike is not None:
+        require_same(bundle.decisions.unlike, [*known, *strange])
+    return _Built(answers, checked)
+
+
+def _flags(answers: Sequence[Answer]) -> list[Flag]:
+    return [answer.flag for answer in answers if answer.flag is not None]
+
+
+def without_flag(bundle: Bundle, precision: Precision, flags: Flags) -> Bundle:
+    """The model without its detector, whose place a reason takes."""
+    reason = (
+        f"in {precision} the flag for pictures unlike those trained on is left out: it was the same for {flags.same:,} "
+        f"of {flags.n:,} pictures, and for {flags.strange_same} of {flags.strange} made to be strange"
+    )
+    decisions = bundle.decisions
+    return replace(bundle, decisions=replace(decisions, unlike=None, reasons={**decisions.reasons, "unlike": reason}))
 
 
 def _lighter(
     predictor: Predictor, program: Any, graph: Path, sample: Sample, made: Made, progress: Progress | None
-) -> tuple[list[Answer], Changed, tuple[int, float, float]]:
+) -> _Built:
     """Writes a graph in fewer bits and measures what it changes, against the model and against its graph in float32."""
     onnx: Any = import_module("onnx")
     target = TARGETS[made.to]
@@ -163,9 +213,10 @@ def _lighter(
         precision=made.precision,
         counts=(rejected, otherwise, calibrated),
         max_loss=made.max_loss,
+        flags=flags_of(_flags(answers), strange_flags(predictor, run)),
     )
     seconds = _speed(predictor, first, run, [Path(answer.path) for answer in answers[:_TIMED]])
-    return answers, found, (size, *seconds)
+    return _Built(answers, found, (size, *seconds))
 
 
 def _suffixes(graph: Path) -> tuple[str, ...]:
@@ -210,21 +261,27 @@ def _name(predictor: Predictor) -> str:
 # ---------------------------------------------------------------- metadata
 
 
-def metadata(bundle: Bundle, to: str, checked: Checked | Changed) -> dict[str, Any]:
+def metadata(bundle: Bundle, to: str, checked: Checked | Changed, browsed: Browsed | None = None) -> dict[str, Any]:
     """What lies in the file beside the graph, as JSON knows it.
 
     `classes` are in the order of the probabilities. A JPEG may be decoded at the smallest of 1, 1/2, 1/4 and 1/8 whose
     short side is at least `short_side` pixels, as training did. Thresholds: a class belongs to the prediction set where
     1 - p is at most `decisions.sets.threshold`, or where it is the most probable; an answer is promised where the
-    largest probability is at least `decisions.answers.threshold`.
+    largest probability is at least `decisions.answers.threshold`; a picture is flagged where `unlike_p` is at most
+    `decisions.unlike.false_alarm`, which the graph decides itself. A rule that is null has its reason in
+    `decisions.reasons`; without the last, the graph has no such outputs. `browser` is of the page of an export to web;
+    its `reason` says why none was tried.
     """
-    known = _with_change(told(bundle, ""), checked)
+    known, flags = _with_change(about(bundle, ""), checked), bundle.decisions.unlike is not None
     return {
         "format": FORMAT,
         "target": to,
         "precision": checked.precision if isinstance(checked, Changed) else "float32",
         "input": {"name": "pixels", "type": "uint8", "shape": ["height", "width", 3], "largest_side": LARGEST_SIDE},
-        "output": {"name": "probabilities", "type": "float32", "shape": [len(bundle.classes)]},
+        "outputs": [
+            {"name": OUTPUTS[0], "type": "float32", "shape": [len(bundle.classes)]},
+            *({"name": name, "type": kind, "shape": []} for name, kind in _FLAGS if flags),
+        ],
         **{
             key: known[key]
             for key in ("classes", "card", "scores", "learnt_from", "backbone", "created", "versions", "decisions")
@@ -233,22 +290,13 @@ def metadata(bundle: Bundle, to: str, checked: Checked | Changed) -> dict[str, A
         "short_side": short_side(bundle),
         "pillow": PIL.__version__,
         "checked": asdict(checked),
+        **({} if browsed is None else {"browser": asdict(browsed)}),
     }
 
 
 def _with_change(known: dict[str, Any], checked: Checked | Changed) -> dict[str, Any]:
     """What a model says of itself, with what fewer bits have changed."""
     return {**known, "card": [*known["card"], checked.card()]} if isinstance(checked, Changed) else known
-
-
-def told(bundle: Bundle, name: str) -> dict[str, Any]:
-    """What a model says of itself, less what an export cannot do."""
-    known = about(bundle, name)
-    decisions = known["decisions"]
-    if decisions["unlike"] is not None:
-        reasons = {**decisions["reasons"], "unlike": "an export does not hold the detector of pictures unlike all seen"}
-        decisions = {**decisions, "unlike": None, "reasons": reasons}
-    return {**known, "decisions": decisions}
 
 
 # ---------------------------------------------------------------- kept or not

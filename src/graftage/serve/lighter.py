@@ -17,6 +17,7 @@ from graftage.errors import ExportError, OptionError, PictureError
 from graftage.measure.compare import paired
 from graftage.measure.interval import Estimate, wilson
 from graftage.serve.checking import Answer, usable
+from graftage.serve.flagging import Flags
 from graftage.serve.precision import Precision, halved, quantised
 from graftage.serve.predict import Predictor
 from graftage.serve.sample import Origin, Sample
@@ -54,6 +55,7 @@ class Changed:
         before: of the model in float32 on them.
         loss: before minus accuracy, the paired difference with its interval; None if there are none.
         max_loss: what it may be, as a share.
+        flags: how the flag for pictures unlike those trained on did; None where the model has none.
     """
 
     precision: Precision
@@ -71,6 +73,7 @@ class Changed:
     before: Estimate | None
     loss: Estimate | None
     max_loss: float
+    flags: Flags | None = None
 
     @property
     def summary(self) -> tuple[str, ...]:
@@ -81,6 +84,8 @@ class Changed:
             f"{self.worst:.1e} at most",
             self.said,
         ]
+        if self.flags is not None:
+            lines.append(self.flags.summary)
         if self.calibrated:
             lines.append(f"calibrated on {self.calibrated:,} other pictures, none of the run's test set")
         return tuple(lines)
@@ -143,6 +148,7 @@ def changed(
     precision: Precision,
     counts: tuple[int, int, int],
     max_loss: float,
+    flags: Flags | None = None,
 ) -> Changed:
     """The record of a change that is small enough.
 
@@ -152,6 +158,7 @@ def changed(
         precision: of the export.
         counts: pictures rejected, decoded otherwise by the example, and calibrated on.
         max_loss: share of accuracy that may be lost, by the paired estimate.
+        flags: how the flag did.
 
     Raises:
         OptionError: there was nothing to compare.
@@ -185,6 +192,7 @@ def changed(
         before=before,
         loss=loss,
         max_loss=max_loss,
+        flags=flags,
     )
     _refuse(found, answers)
     return found

@@ -1,18 +1,18 @@
 """The file formats of an export: how a graph is written, opened by its own runtime, and asked for its metadata (W).
 
-Needs the extra `export`. Every format takes uint8 (H, W, 3) and gives float32 (K,).
+Needs the extra `export`. Every format takes uint8 (H, W, 3) and gives what `wholegraph.WholeGraph` does, by its names.
 """
 
 import ast
 import io
 import json
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +22,6 @@ from graftage.errors import ExportError, OptionError
 if TYPE_CHECKING:
     import torch
 
-Run = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 Card = Mapping[str, Any]
 Name = Literal["onnx", "openvino", "torch", "web"]
 
@@ -31,6 +30,30 @@ KEY = "graftage"  # under which the metadata lies
 _EXTRA = "graftage.json"  # in a .pt2 file
 _PRODUCER = "graftage"
 _SCOPES = "pkg.torch.onnx.name_scopes"  # where PyTorch's exporter says which module a node comes from
+
+
+@dataclass(frozen=True, eq=False)
+class Said:
+    """What a file says of a picture.
+
+    Attributes:
+        probabilities: float32 (K,).
+        unlike_p: p-value of a picture like those trained on, 0 to 1; None where the file has no detector.
+        unlike: whether it is flagged as unlike them; None likewise.
+    """
+
+    probabilities: NDArray[np.float32]
+    unlike_p: float | None = None
+    unlike: bool | None = None
+
+    @classmethod
+    def of(cls, outputs: Sequence[Any]) -> Self:
+        """From what a runtime gives, in the order of `wholegraph.OUTPUTS`."""
+        probabilities = np.array(outputs[0], np.float32)
+        return cls(probabilities, float(outputs[1]), bool(outputs[2])) if len(outputs) > 1 else cls(probabilities)
+
+
+Run = Callable[[NDArray[np.uint8]], Said]
 
 
 @dataclass(frozen=True)
@@ -77,7 +100,7 @@ def write_onnx(program: "torch.export.ExportedProgram", path: Path) -> None:
     import torch
 
     onnx: Any = import_module("onnx")
-    from graftage.serve.wholegraph import quiet
+    from graftage.serve.wholegraph import OUTPUTS, quiet
 
     try:
         with quiet():
@@ -86,7 +109,7 @@ def write_onnx(program: "torch.export.ExportedProgram", path: Path) -> None:
                 dynamo=True,
                 opset_version=OPSET,
                 input_names=["pixels"],
-                output_names=["probabilities"],
+                output_names=list(OUTPUTS[: len(program.graph_signature.user_outputs)]),
                 verbose=False,
             )
     except torch.onnx.OnnxExporterError as error:
@@ -105,14 +128,13 @@ def write_onnx(program: "torch.export.ExportedProgram", path: Path) -> None:
         part.doc_string = ""
     for tensor in model.graph.initializer:
         del tensor.metadata_props[:]
-    for value, names in zip((*model.graph.input, *model.graph.output), (("height", "width"), ()), strict=True):
-        for dimension, name in zip(value.type.tensor_type.shape.dim, names, strict=False):
-            dimension.dim_param = name
+    for dimension, name in zip(model.graph.input[0].type.tensor_type.shape.dim, ("height", "width"), strict=False):
+        dimension.dim_param = name
     onnx.save(model, path)
 
 
 def _part(node: Any) -> str:
-    """The part of `WholeGraph` that a node comes from: "square", "body", "head", or "" for what lies between them."""
+    """The part of `WholeGraph` that a node comes from: "square", "body", "head", "unlike", or "" between them."""
     text = next((entry.value for entry in node.metadata_props if entry.key == _SCOPES), "[]")
     scopes = ast.literal_eval(text)  # outermost first, the node's own name last
     return str(scopes[1]) if len(scopes) > 2 else ""
@@ -125,8 +147,8 @@ def open_onnx(path: Path) -> Run:
     options.log_severity_level = 3
     session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
-    def run(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        return np.asarray(session.run(None, {"pixels": pixels})[0], np.float32)
+    def run(pixels: NDArray[np.uint8]) -> Said:
+        return Said.of(session.run(None, {"pixels": pixels}))
 
     return run
 
@@ -177,8 +199,8 @@ def open_openvino(path: Path) -> Run:
     compiled = openvino.Core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": openvino.Type.f32})
     request = compiled.create_infer_request()
 
-    def run(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        return np.array(request.infer([pixels])[0], np.float32)
+    def run(pixels: NDArray[np.uint8]) -> Said:
+        return Said.of(list(request.infer([pixels]).values()))
 
     return run
 
@@ -219,15 +241,15 @@ def open_torch(path: Path) -> Run:
     with quiet():
         module = torch.export.load(path).module()
 
-    def run(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def run(pixels: NDArray[np.uint8]) -> Said:
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
         try:
             with torch.no_grad():
-                found: NDArray[np.float32] = module(torch.from_numpy(np.array(pixels))).numpy()
+                found = module(torch.from_numpy(np.array(pixels)))
         finally:
             torch.set_num_threads(threads)
-        return found
+        return Said.of([tensor.numpy() for tensor in found])
 
     return run
 

@@ -1,4 +1,5 @@
-"""One PyTorch module that gives a model's whole answer: resize, crop, normalisation, network, head, calibration (C)."""
+"""One PyTorch module that gives a model's whole answer: resize, crop, normalisation, network, head, calibration, and
+whether the picture is unlike those trained on (C)."""
 
 import contextlib
 import warnings
@@ -15,14 +16,19 @@ from graftage.features.keras_itself import is_keras
 from graftage.features.squaring import KNOWN, Square
 from graftage.learn.head import Head
 from graftage.serve.bundle import Bundle
+from graftage.serve.unlikegraph import UnlikeGraph
 
 LARGEST_SIDE = 65_535  # pixels
+OUTPUTS = ("probabilities", "unlike_p", "unlike")  # names; a model without a detector has the first alone
 _EXAMPLE = (67, 53)  # height and width of the picture that is traced: any will do
 _TINY = 1e-12  # as in `head.transform`
 
 
 class WholeGraph(nn.Module):
-    """Upright sRGB pixels, uint8 (H, W, 3), of any size from 2 x 2 → calibrated probabilities, float32 (K,).
+    """Upright sRGB pixels, uint8 (H, W, 3), of any size from 2 x 2 → one tensor for each of `outputs`.
+
+    Calibrated probabilities, float32 (K,); and where the model has the detector, the p-value of a picture like those
+    trained on, float32, and whether it is flagged as unlike them, bool, both without dimensions.
 
     Args:
         bundle: the model.
@@ -57,12 +63,20 @@ class WholeGraph(nn.Module):
         self.register_buffer("scale", torch.from_numpy(scale).view(3, 1, 1), persistent=False)
         self.register_buffer("shift", torch.from_numpy(shift).view(3, 1, 1), persistent=False)
         self.head = HeadGraph(bundle.head, bundle.temperature)
+        detector = bundle.decisions.unlike
+        self.unlike = None if detector is None else UnlikeGraph(detector)
 
-    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of what comes out, in order."""
+        return OUTPUTS[:1] if self.unlike is None else OUTPUTS
+
+    def forward(self, pixels: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """The answer."""
         x = self.square(pixels) * self.scale + self.shift  # (3, S, S)
-        probabilities: torch.Tensor = self.head(self.body(x[None]))[0]  # (K,)
-        return probabilities
+        features = self.body(x[None])  # (1, D)
+        probabilities = self.head(features)  # (1, K)
+        return (probabilities[0],) if self.unlike is None else (probabilities[0], *self.unlike(features, probabilities))
 
 
 class HeadGraph(nn.Module):

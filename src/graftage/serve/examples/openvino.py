@@ -12,6 +12,7 @@ from PIL import Image, ImageCms, ImageOps
 graph = openvino.Core().read_model(Path(__file__).with_name("model.xml"))
 model = openvino.compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})  # else some processors round
 card = json.loads(graph.get_rt_info(["graftage"]).astype(str))
+names, (sets, answers, unlike) = card["classes"], (card["decisions"][rule] for rule in ("sets", "answers", "unlike"))
 for path in sys.argv[1:]:
     image: Image.Image = Image.open(path)
     if image.format == "JPEG":  # decoded at the smallest scale that is large enough, as in training
@@ -23,5 +24,11 @@ for path in sys.argv[1:]:
         if "srgb" not in (profile.profile.profile_description or "").lower():
             ImageCms.profileToProfile(image, profile, ImageCms.createProfile("sRGB"), inPlace=True)
     pixels = np.asarray(image.convert("RGB"))  # height x width x 3
-    probabilities = model([pixels])[0]
-    print(path, card["classes"][probabilities.argmax()], round(float(probabilities.max()), 6), sep="\t")
+    answer = model([pixels])
+    p = answer["probabilities"].astype(float)
+    order = (-p).argsort(kind="stable")  # the surest class first; it is always in the prediction set
+    chosen = [k for k in order if sets and (k == order[0] or 1 - p[k] <= sets["threshold"])]
+    remarks = ["unsure"] if answers and p[order[0]] < answers["threshold"] else []
+    if unlike and answer["unlike"]:  # "unlike_p" is the p-value behind it
+        remarks.append("unlike anything seen in training")
+    print(path, names[order[0]], round(p[order[0]], 6), [names[k] for k in chosen], *remarks, sep="\t")

@@ -46,8 +46,8 @@ async function predict(file, signal) {
     const picture = await pixelsOf(file, card.short_side);
     if (picture.reason) return rejected(picture.reason);
     const input = new ort.Tensor("uint8", picture.pixels, [picture.height, picture.width, 3]);
-    const { probabilities } = await session.run({ pixels: input });
-    return row([...probabilities.data], card);
+    const answer = await session.run({ pixels: input });
+    return row(answer, card);
   });
   turn = answered.catch(() => {});
   return { row: await answered, classes: card.classes };
@@ -62,13 +62,16 @@ function rejected(reason) {
     abstained: null, unlike_p: null, unlike: null };
 }
 
-function row(p, card) {
+// p-value and flag come from the graph where the model has the detector.
+function row({ probabilities, unlike_p: oddity, unlike: flag }, card) {
+  const p = [...probabilities.data];
   const order = p.map((_, k) => k).sort((a, b) => p[b] - p[a] || a - b);
   const { sets, answers } = card.decisions;
   const inSet = order.filter((k, i) => sets && (i === 0 || 1 - p[k] <= sets.threshold));
   return { status: "ok", reason: "", label: card.classes[order[0]], probability: p[order[0]],
     runner_up: card.classes[order[1]], probabilities: p, prediction_set: inSet.map((k) => card.classes[k]),
-    abstained: answers ? p[order[0]] < answers.threshold : null, unlike_p: null, unlike: null };
+    abstained: answers ? p[order[0]] < answers.threshold : null,
+    unlike_p: oddity ? oddity.data[0] : null, unlike: flag ? Boolean(flag.data[0]) : null };
 }
 
 // ---------------------------------------------------------------- pictures
