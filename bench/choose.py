@@ -22,13 +22,15 @@ import argparse
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 
 from contenders import Contender, embedded, entrants, jobs, multiplications_of, pictures_of, side_of
 from graftage.data.split import exact_groups, folds
-from graftage.entrants import prior_of, use_gap, way_of
+from graftage.entrants import looks_untrained, prior_of, use_gap, way_of
+from graftage.features.backbone import find
 from graftage.learn import defaults
 from graftage.learn.entries import Ask, Entrant, Raced, Sounding
 from graftage.learn.head import transform
@@ -138,6 +140,12 @@ class Choice:
     share: float
 
 
+@cache
+def untrained(spec: str) -> bool:
+    """Whether the weights look so."""
+    return looks_untrained(spec, find(spec))
+
+
 def by_race(judged: Judged, rows: np.ndarray, seed: int) -> Choice:
     """As `graftage rank`."""
     y, groups = judged.y[rows], judged.groups[rows]
@@ -148,7 +156,7 @@ def by_race(judged: Judged, rows: np.ndarray, seed: int) -> Choice:
         first = known.get(f"{c.network} crop", c)
         gap = use_gap(c.spec, side_of(first), c.fit) if c is not first else 0.0
         way = way_of(c.spec, side_of(first), c.fit, first.fit)
-        prior = prior_of(first.spec, without=judged.name)
+        prior = prior_of(first.spec, without=judged.name, untrained=untrained(first.spec))
         return Entrant(c.name, first.name, judged.work[c.name], prior, gap, way)
 
     def variants(e: Entrant) -> Iterator[Entrant]:

@@ -17,7 +17,9 @@ from graftage.features.engine import Forward
 from graftage.features.extract import see
 from graftage.features.facts import Backbone, BackboneInfo
 from graftage.features.preprocess import Fit, Preprocess
+from graftage.features.untrained import LEAST, untrained_share
 from graftage.features.variants import LARGEST_SIZE, LEAST_SIZE, parse
+from graftage.features.weights import read_weights
 from graftage.features.zoo import facts_of, known, prior_gap
 
 AUTO = "auto"
@@ -28,7 +30,9 @@ _GRID = 32
 _TRIES = 15  # single pictures that the latency is the median of
 _PATIENCE = 1.5  # seconds that measuring it may take
 
-STRANGER = 0.025  # what a network of which nothing is known is expected to add to the error rate of the default one
+# What a network of which nothing is known is expected to add to the error rate of the default one, and what its weights
+# add to that if they look untrained.
+STRANGER, UNTRAINED = 0.025, 0.2
 
 # What ways of using a network add to the error rate of its own way, cropped as it was pretrained: what was found on
 # sign-digits and hymenoptera with 100 pictures (bench/choose.py), rounded. The pictures overturn it.
@@ -168,16 +172,22 @@ def work_of(spec: str, backbone: Backbone) -> float:
     return info.parameters * (size / 32) ** 2
 
 
-def prior_of(spec: str, *, without: str = "") -> float:
+def prior_of(spec: str, *, without: str = "", untrained: bool = False) -> float:
     """By how much the error rate is expected to exceed that of the default network; `STRANGER` of one not in the table.
 
     Args:
         spec: the network.
         without: see `prior_gap`.
+        untrained: whether the weights of one that is not in the table look as if they had never been trained.
     """
     usual, facts = facts_of(DEFAULT), facts_of(spec)
     gap = prior_gap(facts, usual, without=without) if facts and usual else None
-    return STRANGER if gap is None else gap / 100
+    return STRANGER + UNTRAINED * untrained if gap is None else gap / 100
+
+
+def looks_untrained(spec: str, backbone: Backbone) -> bool:
+    """Whether a network that is not in the table has weights that look as if they had never been trained."""
+    return facts_of(spec) is None and untrained_share(read_weights(backbone)) >= LEAST
 
 
 def use_gap(spec: str, own: int, fit: str) -> float:

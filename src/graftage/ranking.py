@@ -135,7 +135,14 @@ class Course:
         use = Use(spec, self.fits[0])
         with self.opened(use) as looked:
             self._know(spec, use, looked)
-            return Entrant(spec, spec, entrants.work_of(spec, looked.backbone), entrants.prior_of(spec))
+            untrained = entrants.looks_untrained(spec, looked.backbone)
+            if untrained:
+                self.journal.note(
+                    f"{spec}: many of its normalisation layers hold the values that training starts from, so these "
+                    "weights look untrained; is it the right file?"
+                )
+            prior = entrants.prior_of(spec, untrained=untrained)
+            return Entrant(spec, spec, entrants.work_of(spec, looked.backbone), prior)
 
     def _know(self, name: str, use: Use, looked: Looked) -> None:
         info = looked.backbone.info
