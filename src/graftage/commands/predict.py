@@ -4,7 +4,7 @@ import argparse
 import hashlib
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from itertools import chain
@@ -52,6 +52,7 @@ examples:
   graftage predict model.safetensors new.csv --path-col file --id-col sku -o labels.parquet
   graftage predict model.safetensors 'shard-{000..099}.tar' -o predictions/ --format parquet
   graftage predict model.safetensors photos-of-june/ -o june.csv --drift     is the model still right? what to label?
+  graftage predict model.safetensors 's-{000..999}.tar' -o june.csv --ray auto --resume     by a cluster
 """
 
 
@@ -76,22 +77,30 @@ def add_predict(commands: Commands) -> None:
 
 
 @contextmanager
-def _fleet(
+def _answering(
     arguments: argparse.Namespace, named: "Named", predictor: "Predictor", workers: int
-) -> Iterator["Predictor | Fleet"]:
-    """Who answers: the model here, or the workers of a cluster."""
+) -> "Iterator[tuple[Predictor | Fleet, Iterable[Input]]]":
+    """Who answers, the model here or the workers of a cluster, and the inputs that this process reads."""
     if arguments.ray is None:
-        yield predictor
+        yield predictor, _some(named, predictor)
         return
     from graftage.fleet.spread import cluster
-    from graftage.fleet.units import units
+    from graftage.fleet.units import Walked, units
     from graftage.fleet.workers import Fleet
 
     with cluster(arguments.ray, workers=workers) as count:
         pieces = tuple(units(named))
         if not pieces:
             raise OptionError(f"{named.list}: the list names no picture")
-        yield Fleet(predictor, pieces, count, arguments.device or "auto")
+        walked = Walked(pieces, limits=predictor.limits) if arguments.resume else None
+        yield (
+            Fleet(predictor, pieces, count, arguments.device or "auto", features=_drift(arguments), walked=walked),
+            walked or (),
+        )
+
+
+def _drift(arguments: argparse.Namespace) -> bool:
+    return bool(arguments.drift or arguments.drift_report)
 
 
 def _predict(arguments: argparse.Namespace) -> int:
@@ -112,16 +121,12 @@ def _rows(arguments: argparse.Namespace) -> int:
     named = named_by(arguments, "predict")
     named.check()
     workers = workers_of(arguments)
-    if arguments.ray is not None and (arguments.resume or arguments.drift or arguments.drift_report):
-        flag = "--resume" if arguments.resume else "--drift"
-        raise OptionError(f"{flag} goes with one process, not yet with many: leave out --ray, or {flag}")
     predictor = loaded_by(arguments, arguments.model)
     watch = _watch(arguments, predictor)
-    inputs = _some(named, predictor) if arguments.ray is None else ()  # workers read their own
     quiet = arguments.output is None
     with (
         Terminal(quiet=quiet) as terminal,
-        _fleet(arguments, named, predictor, workers) as answering,
+        _answering(arguments, named, predictor, workers) as (answering, inputs),
         open_writer(
             arguments.output,
             format=_format(arguments),
@@ -156,7 +161,7 @@ def _rows(arguments: argparse.Namespace) -> int:
 
 def _watch(arguments: argparse.Namespace, predictor: "Predictor") -> "Watch | None":
     most = 20 if arguments.most_worth is None else arguments.most_worth
-    if not (arguments.drift or arguments.drift_report):
+    if not _drift(arguments):
         if arguments.most_worth is not None:
             raise OptionError("--most-worth belongs to --drift: say that, too")
         return None
@@ -237,9 +242,7 @@ def _made_by(arguments: argparse.Namespace, predictor: "Predictor") -> dict[str,
             [_format(arguments), *columns]
         ),
         "way with damaged pictures (--repair)": str(bool(arguments.repair)),
-        "wish about drift (--drift, --most-worth)": str(
-            (bool(arguments.drift or arguments.drift_report), arguments.most_worth)
-        ),
+        "wish about drift (--drift, --most-worth)": str((_drift(arguments), arguments.most_worth)),
     }
 
 
