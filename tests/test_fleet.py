@@ -98,6 +98,8 @@ def test_inputs_and_answers_travel_bit_by_bit(run: Path, class_folders: Path) ->
     answers = [*model.answers(Input(str(path), path) for path in paths)]
     back = [*blocks.to_answers(blocks.of_answers(answers))]
     assert [one.prediction for one in back] == [one.prediction for one in answers]
+    assert [one.trace for one in back] == [one.trace for one in answers]
+    assert len({one.trace for one in answers}) == 6
 
 
 def test_features_travel_where_they_are_asked_for(run: Path, class_folders: Path) -> None:

@@ -23,8 +23,10 @@ if TYPE_CHECKING:
     from graftage.fleet.workers import Fleet
     from graftage.measure.drift import Watch
     from graftage.serve.batch import Tally
+    from graftage.serve.outputs import Sink
     from graftage.serve.predict import Answered, Predictor
     from graftage.serve.tables import Format
+    from graftage.terminal import Terminal
 
 _MOST = 1000  # pictures proposed for labelling, at most
 _TEXT = """\
@@ -138,12 +140,9 @@ def _rows(arguments: argparse.Namespace) -> int:
             resume=arguments.resume,
         ) as sink,
     ):
-        if arguments.resume:
-            terminal.note(_goes_on(sink.resumed))
-        terminal.stage("predict")
+        if sink.resumed:
+            terminal.stage("look at what is there")
         counting = None if quiet else Counting(named.count)
-        if watch is not None and sink.resumed:
-            watch.go_on(sink.kept["drift"])
         tally = predict_all(
             answering,
             inputs,
@@ -151,6 +150,7 @@ def _rows(arguments: argparse.Namespace) -> int:
             workers=arguments.workers or 0,
             progress=terminal.progress,
             total=lambda: counting.total if counting else 0,
+            begun=partial(_begun, arguments, terminal, sink, watch),
             listen=None if watch is None else partial(_listen, watch),
             keep=dict if watch is None else lambda: {"drift": watch.to_json()},
         )
@@ -246,7 +246,18 @@ def _made_by(arguments: argparse.Namespace, predictor: "Predictor") -> dict[str,
     }
 
 
-def _goes_on(rows: int) -> str:
+def _begun(arguments: argparse.Namespace, terminal: "Terminal", sink: "Sink", watch: "Watch | None") -> None:
+    """Once it is seen which rows are there."""
+    if arguments.resume:
+        terminal.note(_goes_on(sink.resumed, sink.changed))
+    if watch is not None and sink.resumed:
+        watch.go_on(sink.kept["drift"])
+    terminal.stage("predict")
+
+
+def _goes_on(rows: int, changed: str) -> str:
+    if changed:
+        return f"{changed}: it and what comes after it is predicted anew, {rows:,} rows stay"
     return f"goes on after {rows:,} rows" if rows else "there is nothing to go on with: begins at the first input"
 
 

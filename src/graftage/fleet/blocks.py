@@ -49,8 +49,10 @@ def of_answers(answers: Iterable[Answered], *, features: bool = False) -> Any:
     """A model's answers on their way back, with their features only if these are asked for."""
     held = list(answers)
     records: list[dict[str, object]] = [
-        {"prediction": vars(one.prediction), "id": one.input.id, "broken": one.input.broken} for one in held
-    ]
+        {"prediction": vars(one.prediction), "id": one.input.id, "broken": one.input.broken,
+         "trace": one.trace.hex()}
+        for one in held
+    ]  # fmt: skip
     return table(records, [_bytes(one.features) if features else None for one in held])
 
 
@@ -59,7 +61,8 @@ def to_answers(block: Any) -> Iterator[Answered]:
     for record, data in _rows(block):
         told = record["prediction"]
         prediction = Prediction(**{**told, **{name: tuple(told[name]) for name in _TUPLES}})
-        yield Answered(Input(prediction.path, id=record["id"], broken=record["broken"]), prediction, _vector(data))
+        of = Input(prediction.path, id=record["id"], broken=record["broken"])
+        yield Answered(of, prediction, _vector(data), bytes.fromhex(record["trace"]))
 
 
 def of_vectors(rows: Iterable[Embedded]) -> Any:

@@ -13,7 +13,7 @@ import csv
 import json
 import sys
 import unicodedata
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TextIO
@@ -265,14 +265,6 @@ def _from_json(record: dict[str, Any]) -> Mapping[str, object]:
     by_class = record.pop("probabilities", {})
     names = record["prediction_set"]
     return {**record, "prediction_set": listed(names), **{f"p:{name}": value for name, value in by_class.items()}}
-
-
-def names_written(file: Path, format: Literal["csv", "jsonl"]) -> Iterator[tuple[str, str]]:
-    """(path, id) of the rows in a text file, in order; as `readable` gave them."""
-    with file.open(encoding="utf-8", newline="" if format == "csv" else "\n") as stream:
-        rows = csv.DictReader(stream) if format == "csv" else map(json.loads, stream)
-        for row in rows:
-            yield row["path"], row.get("id") or ""
 
 
 # ---------------------------------------------------------------- terminal
