@@ -253,7 +253,7 @@ def see(
 ) -> tuple[NDArray[np.float32], Picture]:
     """One picture's features from its bytes: float32 (D,), and the decoded picture. Raises PictureError."""
     picture = decode(data, cover=preprocess.cover, limits=limits, repair=repair)
-    return forward(preprocess.square(picture.pixels)[None])[0], picture
+    return forward(preprocess.square_of(picture.image)[None])[0], picture
 
 
 @dataclass(frozen=True, eq=False)
@@ -276,7 +276,7 @@ class _Seer:
         except PictureError as error:
             return Seen(_light(job), reason=str(error), trace=taken.trace), []
         shown = len(self.preprocesses)
-        squares = [self.preprocesses[k].square(picture.pixels) for k in job.wanted if k < shown]
+        squares = [self.preprocesses[k].square_of(picture.image) for k in job.wanted if k < shown]
         looks = (look_of(picture),) if shown in job.wanted else ()
         notes = "; ".join(picture.notes)
         return Seen(_light(job), looks, notes=notes, repaired=picture.repaired, trace=taken.trace), squares
