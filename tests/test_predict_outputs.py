@@ -330,3 +330,14 @@ def test_what_cannot_be_is_told(tmp_path: Path, target: str | None, options: dic
         open_writer(tmp_path / target if target else None, classes=CLASSES, all_probabilities=False, **options),
     ):
         pass
+
+
+def test_row_groups_are_whole_though_few_rows_are_held_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("graftage.serve.tables.ROW_GROUP", 10)
+    monkeypatch.setattr("graftage.serve.tables._AT_ONCE", 4)
+    run(tmp_path / "out.parquet", inputs(25), **FORMS["out.parquet"])
+    file = pq.ParquetFile(tmp_path / "out.parquet")
+    assert [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)] == [10, 10, 5]
+    assert file.read()["id"].to_pylist() == [each.id for each in inputs(25)]
