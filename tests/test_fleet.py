@@ -3,14 +3,15 @@
 import io
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import tarfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
 
 import pyarrow
@@ -22,10 +23,13 @@ from graftage.data.decode import DEFAULT_LIMITS
 from graftage.data.gathering import Named
 from graftage.data.inputs import Input
 from graftage.data.rows import Asked
-from graftage.fleet import blocks
+from graftage.fleet import blocks, workers
 from graftage.fleet.spread import PACK, PACK_BYTES, cluster, spread, together
 from graftage.fleet.units import Unit, Walked, units
-from graftage.fleet.workers import predicting
+from graftage.fleet.workers import Fleet, predicting
+from graftage.serve import outputs
+from graftage.serve.batch import predict_all
+from graftage.serve.outputs import open_writer
 from graftage.serve.predict import Predictor, load
 
 # Ray opens pipes and sockets that it leaves to the collector, and warns of its own defaults
@@ -124,6 +128,51 @@ def test_what_is_left_after_some_inputs_is_found_again(mixed: list[Path | str], 
     whole = [*named(mixed).inputs(limits=DEFAULT_LIMITS)]
     assert told(taken) == told(whole[: done + 1])
     assert told(rest) == told(whole[done:])  # the input taken last is the first to be answered
+
+
+@pytest.mark.parametrize("changed", ["b0.jpg", ""])
+def test_workers_begin_where_rows_are_missing_or_a_picture_has_changed(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changed: str
+) -> None:
+    """The way of `--ray --resume`, with one worker in this process in the place of a cluster."""
+    monkeypatch.setattr(workers, "spread", here)
+    monkeypatch.setattr(outputs, "_SECONDS", 0.0)
+    photos.save(tmp_path / "x", photos.crops("flower.jpg", 3), prefix="a")
+    photos.save(tmp_path / "y", photos.crops("china.jpg", 3), prefix="b")
+    model, pieces = load(run), tuple(Unit((str(tmp_path / name),)) for name in "xy")
+
+    def rows(file: str, stop: int = 99) -> tuple[int, str]:
+        number = count(1)
+
+        def stopping(_: object) -> None:
+            if next(number) > stop:
+                raise KeyboardInterrupt
+
+        walked = Walked(pieces, limits=DEFAULT_LIMITS)
+        with open_writer(
+            tmp_path / file, format="csv", classes=model.classes, all_probabilities=True, resume=True
+        ) as sink:
+            predict_all(Fleet(model, pieces, 1, walked=walked), walked, sink, listen=stopping if stop < 99 else None)
+        return sink.resumed, sink.changed
+
+    with pytest.raises(KeyboardInterrupt):
+        rows("p.csv", stop=5)
+    if changed:
+        shutil.copy(tmp_path / "x" / "a0.jpg", tmp_path / "y" / changed)
+    resumed, said = rows("p.csv")
+    assert resumed == (3 if changed else 5)
+    assert ("which has changed" in said) == bool(said) == bool(changed)
+    assert rows("whole.csv") == (0, "")
+    assert (tmp_path / "p.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
+
+
+def here(
+    pieces: tuple[Unit, ...], make: Callable[[], Callable[[object], object]], *, skip: int, **_: object
+) -> Iterator[object]:
+    answer = make()
+    for number, piece in enumerate(pieces):
+        inputs = piece.inputs(limits=DEFAULT_LIMITS)
+        yield from (answer(blocks.of_inputs(some)) for some in together(inputs if number else islice(inputs, skip, 99)))
 
 
 def test_packs_are_closed_by_number_and_by_bytes() -> None:
