@@ -196,8 +196,7 @@ def memory(model: Path, kind: str, many: int, work: Path) -> None:
     for n in (SMALL, many):
         named = INPUTS[kind](work, n)
         found[n] = peak(model, *named, "-o", work / f"p.{WRITTEN[kind]}")[0]
-        if named[-1].is_dir():
-            shutil.rmtree(named[-1])
+        shutil.rmtree(work / "links", ignore_errors=True)
     tell(f"{kind} → {WRITTEN[kind]}", found)
 
 
@@ -210,10 +209,10 @@ def listed(work: Path, n: int) -> tuple[str, Path]:
     return "--list", work / "list.txt"
 
 
-def table(work: Path, n: int) -> tuple[str, str, Path]:
+def table(work: Path, n: int) -> tuple[Path, str, str]:
     """A csv with an id beside each path."""
     (work / "t.csv").write_text("path,sku\n" + "".join(f"{mixed(work, i).name},n{i}\n" for i in range(n)))
-    return "--id-col", "sku", work / "t.csv"
+    return work / "t.csv", "--id-col", "sku"
 
 
 def held(work: Path, n: int) -> tuple[Path]:
