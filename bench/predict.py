@@ -6,13 +6,15 @@ MODEL is a model file with the bundled EfficientNet-Lite0, FOLDER holds class fo
 measured on those, in turns: the engine alone is its forward pass on squares that lie in memory; the plain loop is what
 a good tutorial writes (timm's transform, batches of 32, PyTorch eager in float32), with the DataLoader's two workers
 and without any, the better of the two. Prediction is the command's own path, from files to rows on disk. Memory is the
-peak of `graftage predict` in a process of its own, on 1,000 and on 100,000 tiny pictures, by a list, in a folder of
-links and in a shard, with a small network; of 20 inputs one is a picture and the others are empty files, which have
-their rows, too: what is held does not depend on how long each takes.
+peak of `graftage predict` in a process of its own, on 1,000 and on 100,000 tiny pictures, by a list, in one folder of
+links (flat, folder), in class folders of 1,000, in a shard, by a csv and as bytes in Parquet, with a small network; of
+20 inputs one is a picture and the others are empty files, which have their rows, too: what is held does not depend on
+how long each takes.
 """
 
 import argparse
 import io
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -20,13 +22,17 @@ import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow
 import timm
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from pyarrow import parquet
 from safetensors.torch import save_file
 from timm.data import create_transform
 
@@ -48,7 +54,11 @@ from saved import machine
 ROUNDS = 3
 MIXED = 20  # of so many inputs one is a picture, the others are empty files: a row each, but no forward pass
 SMALL, SIDE, TINY = 1000, 32, "test_efficientnet"
-WRITTEN = {"list": "csv", "shard": "jsonl", "folder": "parquet"}
+WRITTEN = {
+    **{"list": "csv", "shard": "jsonl", "folder": "parquet", "flat": "csv"},
+    **{"classes": "csv", "table": "csv", "bytes": "jsonl"},
+}
+OF_CLASS = 1000
 RATE, LOOP, GROWTH, COLD = 0.85, 4.0, 0.10, 4.0
 
 
@@ -184,13 +194,9 @@ def memory(model: Path, kind: str, many: int, work: Path) -> None:
     (work / "empty.jpg").touch()
     found = {}
     for n in (SMALL, many):
-        if kind == "list":
-            (work / "list.txt").write_text("".join(f"{mixed(work, i)}\n" for i in range(n)))
-            found[n] = peak(model, "--list", work / "list.txt", "-o", work / "p.csv")[0]
-        elif kind == "shard":
-            found[n] = peak(model, shard(work / f"{n}.tar", n), "-o", work / "p.jsonl")[0]
-        else:
-            found[n] = peak(model, links(work / f"links-{n}", work, n), "-o", work / "p.parquet")[0]
+        named = INPUTS[kind](work, n)
+        found[n] = peak(model, *named, "-o", work / f"p.{WRITTEN[kind]}")[0]
+        shutil.rmtree(work / "links", ignore_errors=True)
     tell(f"{kind} → {WRITTEN[kind]}", found)
 
 
@@ -198,12 +204,39 @@ def mixed(work: Path, i: int) -> Path:
     return work / ("empty.jpg" if i % MIXED else "tiny.jpg")
 
 
-def links(folder: Path, work: Path, n: int) -> Path:
-    """A single folder of n links."""
-    folder.mkdir()
+def listed(work: Path, n: int) -> tuple[str, Path]:
+    (work / "list.txt").write_text("".join(f"{mixed(work, i)}\n" for i in range(n)))
+    return "--list", work / "list.txt"
+
+
+def table(work: Path, n: int) -> tuple[Path, str, str]:
+    """A csv with an id beside each path."""
+    (work / "t.csv").write_text("path,sku\n" + "".join(f"{mixed(work, i).name},n{i}\n" for i in range(n)))
+    return work / "t.csv", "--id-col", "sku"
+
+
+def held(work: Path, n: int) -> tuple[Path]:
+    """A Parquet table of pictures' bytes."""
+    data = tiny()
+    with parquet.ParquetWriter(work / "t.parquet", pyarrow.schema([("image", pyarrow.binary())])) as file:
+        for start in range(0, n, 1000):
+            file.write_table(pyarrow.table({"image": [b"" if i % MIXED else data for i in range(start, start + 1000)]}))
+    return (work / "t.parquet",)
+
+
+def links(work: Path, n: int, each: int = 0) -> tuple[Path]:
+    """A folder of n links, or of folders of so many each."""
     for i in range(n):
-        (folder / f"picture {i}.jpg").symlink_to(mixed(work, i))
-    return folder
+        path = work / "links" / (f"class {i // each}" if each else "") / f"picture {i}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.symlink_to(mixed(work, i))
+    return (work / "links",)
+
+
+INPUTS: dict[str, Callable[[Path, int], tuple[Any, ...]]] = {
+    "list": listed, "shard": lambda work, n: (shard(work / f"{n}.tar", n),), "folder": links, "flat": links,
+    "classes": partial(links, each=OF_CLASS), "table": table, "bytes": held,
+}  # fmt: skip
 
 
 def tell(what: str, found: dict[int, float]) -> None:
@@ -231,7 +264,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--pictures", type=int, default=1000)
     parser.add_argument("--many", type=int, default=100_000)
-    parser.add_argument("--parts", default="cold,speed,list,shard,folder")
+    parser.add_argument("--parts", default=f"cold,speed,{','.join(WRITTEN)}")
     args = parser.parse_args()
     paths = sorted(args.folder.rglob("*.jpg"))[: args.pictures]
     parts = args.parts.split(",")

@@ -14,6 +14,7 @@ from PIL.Image import Transpose
 
 from graftage.data.decode import MARGIN, ORIENTATION, Limits, decode, inspect
 from graftage.errors import PictureError
+from graftage.features.preprocess import Preprocess
 
 FORMATS = ("JPEG", "PNG", "WebP", "TIFF", "BMP", "GIF")
 
@@ -108,6 +109,9 @@ def test_formats_are_known_by_content(kind: str) -> None:
     assert (picture.format, picture.pixels.shape, picture.pixels.dtype) == (kind, (23, 37, 3), np.uint8)
     assert not picture.pixels.flags.writeable
     assert not picture.repaired
+    for fit in ("crop", "squash", "pad"):
+        recipe = Preprocess(fit, 16, 0.875, "bicubic", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+        np.testing.assert_array_equal(recipe.square_of(picture.image), recipe.square(picture.pixels))
 
 
 @pytest.mark.parametrize("kind", FORMATS)

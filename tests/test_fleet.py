@@ -3,11 +3,15 @@
 import io
 import os
 import re
+import shutil
 import signal
+import subprocess
+import sys
 import tarfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import count, islice
 from pathlib import Path
 
 import pyarrow
@@ -19,10 +23,13 @@ from graftage.data.decode import DEFAULT_LIMITS
 from graftage.data.gathering import Named
 from graftage.data.inputs import Input
 from graftage.data.rows import Asked
-from graftage.fleet import blocks
+from graftage.fleet import blocks, workers
 from graftage.fleet.spread import PACK, PACK_BYTES, cluster, spread, together
-from graftage.fleet.units import Unit, units
-from graftage.fleet.workers import predicting
+from graftage.fleet.units import Unit, Walked, units
+from graftage.fleet.workers import Fleet, predicting
+from graftage.serve import outputs
+from graftage.serve.batch import predict_all
+from graftage.serve.outputs import open_writer
 from graftage.serve.predict import Predictor, load
 
 # Ray opens pipes and sockets that it leaves to the collector, and warns of its own defaults
@@ -95,6 +102,77 @@ def test_inputs_and_answers_travel_bit_by_bit(run: Path, class_folders: Path) ->
     answers = [*model.answers(Input(str(path), path) for path in paths)]
     back = [*blocks.to_answers(blocks.of_answers(answers))]
     assert [one.prediction for one in back] == [one.prediction for one in answers]
+    assert [one.trace for one in back] == [one.trace for one in answers]
+    assert len({one.trace for one in answers}) == 6
+
+
+def test_features_travel_where_they_are_asked_for(run: Path, class_folders: Path) -> None:
+    paths = [*sorted(class_folders.rglob("*.jpg"))[:3], Path("gone.jpg")]
+    answers = [*load(run).answers(Input(str(path), path) for path in paths)]
+    back = [*blocks.to_answers(blocks.of_answers(answers, features=True))]
+    assert [one.features is None for one in back] == [False, False, False, True]
+    for one, other in zip(back[:3], answers[:3], strict=True):
+        assert one.features is not None
+        assert one.features.tobytes() == other.features.tobytes()
+    assert [one.features for one in blocks.to_answers(blocks.of_answers(answers))] == [None] * 4
+
+
+@pytest.mark.parametrize("done", [1, 47, 48, 49, 58, 59, 60, 126])
+def test_what_is_left_after_some_inputs_is_found_again(mixed: list[Path | str], done: int) -> None:
+    pieces = [*units(named(mixed))]
+    walked = Walked(pieces, limits=DEFAULT_LIMITS)
+    taken = [*islice(walked, done + 1)]
+    left, skip = walked.left()
+    rest = [one for number, unit in enumerate(left) for one in islice(unit.inputs(limits=DEFAULT_LIMITS),
+                                                                      0 if number else skip, None)]  # fmt: skip
+    whole = [*named(mixed).inputs(limits=DEFAULT_LIMITS)]
+    assert told(taken) == told(whole[: done + 1])
+    assert told(rest) == told(whole[done:])  # the input taken last is the first to be answered
+
+
+@pytest.mark.parametrize("changed", ["b0.jpg", ""])
+def test_workers_begin_where_rows_are_missing_or_a_picture_has_changed(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changed: str
+) -> None:
+    """The way of `--ray --resume`, with one worker in this process in the place of a cluster."""
+    monkeypatch.setattr(workers, "spread", here)
+    monkeypatch.setattr(outputs, "_SECONDS", 0.0)
+    photos.save(tmp_path / "x", photos.crops("flower.jpg", 3), prefix="a")
+    photos.save(tmp_path / "y", photos.crops("china.jpg", 3), prefix="b")
+    model, pieces = load(run), tuple(Unit((str(tmp_path / name),)) for name in "xy")
+
+    def rows(file: str, stop: int = 99) -> tuple[int, str]:
+        number = count(1)
+
+        def stopping(_: object) -> None:
+            if next(number) > stop:
+                raise KeyboardInterrupt
+
+        walked = Walked(pieces, limits=DEFAULT_LIMITS)
+        with open_writer(
+            tmp_path / file, format="csv", classes=model.classes, all_probabilities=True, resume=True
+        ) as sink:
+            predict_all(Fleet(model, pieces, 1, walked=walked), walked, sink, listen=stopping if stop < 99 else None)
+        return sink.resumed, sink.changed
+
+    with pytest.raises(KeyboardInterrupt):
+        rows("p.csv", stop=5)
+    if changed:
+        shutil.copy(tmp_path / "x" / "a0.jpg", tmp_path / "y" / changed)
+    resumed, said = rows("p.csv")
+    assert resumed == (3 if changed else 5)
+    assert ("which has changed" in said) == bool(said) == bool(changed)
+    assert rows("whole.csv") == (0, "")
+    assert (tmp_path / "p.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
+
+
+def here(
+    pieces: tuple[Unit, ...], make: Callable[[], Callable[[object], object]], *, skip: int, **_: object
+) -> Iterator[object]:
+    answer = make()
+    for number, piece in enumerate(pieces):
+        inputs = piece.inputs(limits=DEFAULT_LIMITS)
+        yield from (answer(blocks.of_inputs(some)) for some in together(inputs if number else islice(inputs, skip, 99)))
 
 
 def test_packs_are_closed_by_number_and_by_bytes() -> None:
@@ -109,8 +187,6 @@ def test_packs_are_closed_by_number_and_by_bytes() -> None:
     [
         (("--ray-workers", "2"), "--ray-workers is the number of processes of --ray"),
         (("--ray", "--ray-workers", "0"), "--ray-workers is the number of processes of --ray, 1 or more"),
-        (("--ray", "--resume", "-o", "{}/a.csv"), "--resume goes with one process, not yet with many"),
-        (("--ray", "--drift", "-o", "{}/a.csv"), "--drift goes with one process, not yet with many"),
     ],
 )
 def test_what_cannot_be_is_said(flags: tuple[str, ...], message: str, run: Path, mixed: list, tmp_path: Path) -> None:
@@ -124,10 +200,57 @@ def test_what_cannot_be_is_said(flags: tuple[str, ...], message: str, run: Path,
 def test_predict_writes_the_bytes_of_one_process(run: Path, mixed: list[Path | str], tmp_path: Path) -> None:
     pytest.importorskip("ray.data")
     words = ("predict", run, *mixed, "--list", listing(mixed), "--id-col", "sku", "--all")
-    alone = photos.graftage(*words, "-o", tmp_path / "alone.csv")
-    spread = photos.graftage(*words, "-o", tmp_path / "spread.csv", "--ray", "--ray-workers", 2)
+    told = "--most-worth", 5, "--drift-report"
+    alone = photos.graftage(*words, "-o", tmp_path / "alone.csv", *told, tmp_path / "alone.json")
+    spread = photos.graftage(
+        *words, "-o", tmp_path / "spread.csv", *told, tmp_path / "spread.json", "--ray", "--ray-workers", 2
+    )
     assert spread.status == alone.status == 0, spread.err
     assert (tmp_path / "spread.csv").read_bytes() == (tmp_path / "alone.csv").read_bytes()
+    assert (tmp_path / "spread.json").read_bytes() == (tmp_path / "alone.json").read_bytes()
+    assert photos.read_json(tmp_path / "spread.json")["pictures"] == 48 + 9 + 11 + 7 + 48
+    assert spread.out == alone.out.replace("alone.csv", "spread.csv")
+
+
+def test_a_killed_command_goes_on_with_a_cluster_or_without(run: Path, mixed: list[Path | str], tmp_path: Path) -> None:
+    """No row is lost or doubled, parts are whole, and what drift says is that of a run that was not killed."""
+    pytest.importorskip("ray.data")
+    paths = listing(mixed).read_text()
+    (tmp_path / "list").write_text(paths * 120)
+    words = ("predict", run, *mixed[:3], "--list", tmp_path / "list", "--id-col", "sku", "--format", "parquet",
+             "--rows-per-part", 2000)  # fmt: skip
+    target, note = tmp_path / "parts", tmp_path / "parts" / ".resume"
+    noted = 0
+    for ray in (("--ray", "--ray-workers", 2), ()):
+        killed = killed_after(noted + 400, note, *words, "-o", target, "--drift", "--resume", *ray)
+        assert killed > noted
+        noted = killed
+    report = "--drift-report", tmp_path / "parts.json"
+    last = photos.graftage(*words, "-o", target, *report, "--resume", "--ray", "--ray-workers", 2)
+    assert last.status == 0, last.err
+    assert f"goes on after {noted:,} rows" in last.err
+    whole = photos.graftage(*words, "-o", tmp_path / "whole", "--drift-report", tmp_path / "whole.json")
+    assert last.out == whole.out.replace(str(tmp_path / "whole"), str(target))
+    assert (tmp_path / "parts.json").read_bytes() == (tmp_path / "whole.json").read_bytes()
+    files = sorted(path.name for path in target.iterdir())
+    assert files == sorted(path.name for path in (tmp_path / "whole").iterdir())
+    assert len(files) == 3
+    assert all((target / name).read_bytes() == (tmp_path / "whole" / name).read_bytes() for name in files)
+
+
+def killed_after(rows: int, note: Path, *words: object) -> int:
+    """Runs a command in a process that is killed once it has noted so many rows; how many it had noted then."""
+    command = [sys.executable, "-m", "graftage", *map(str, words)]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as process:
+        while process.poll() is None and rows_of(note) < rows:
+            time.sleep(0.02)
+        process.send_signal(signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL, "it was through before it could be killed"
+    return rows_of(note)
+
+
+def rows_of(note: Path) -> int:
+    return int(photos.read_json(note)["rows"]) if note.exists() else 0
 
 
 def test_embed_writes_the_bytes_of_one_process(

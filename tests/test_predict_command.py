@@ -2,17 +2,23 @@
 
 import io
 import json
+import os
+import shutil
 import signal
 import subprocess
 import sys
 import tarfile
 import time
+from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 
 import photos
+from graftage.serve import batch, outputs
+from graftage.serve.tables import row_of
 from photos import graftage, save, table
 
 
@@ -139,6 +145,50 @@ def rows_noted(target: Path) -> int:
         return int(json.loads(Path(f"{target}.resume").read_text())["rows"])
     except FileNotFoundError:
         return 0
+
+
+def interrupted(after: int, *command: object) -> None:
+    """Runs a command that is interrupted after so many rows, each of which is noted."""
+    numbers = count()
+
+    def row(*arguments: Any, **options: Any) -> Any:
+        if next(numbers) == after:
+            raise KeyboardInterrupt
+        return row_of(*arguments, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(outputs, "_SECONDS", 0.0)
+        patch.setattr(batch, "row_of", row)
+        assert graftage(*command).status == 130
+
+
+def test_from_a_picture_that_has_changed_it_predicts_anew_and_says_so(model: Path, some: Path, tmp_path: Path) -> None:
+    """Without a look it would keep the answer for a picture that is no longer there."""
+    pictures = Path(shutil.copytree(some, tmp_path / "some"))
+    command = ("predict", model, pictures, "-o", tmp_path / "p.csv")
+    interrupted(5, *command)
+    shutil.copy(pictures / "b0.jpg", pictures / "a1.jpg")
+    os.utime(pictures / "a0.jpg", (1, 1))  # touched, but the same
+    said = graftage(*command, "--resume")
+    assert said.status == 0, said.err
+    assert f"row 2 is of {pictures}/a1.jpg, which has changed since" in said.err
+    assert "it and what comes after it is predicted anew, 1 rows stay" in said.err
+    assert "6 pictures predicted, 1 could not be used" in said.out
+    graftage(*command[:-1], tmp_path / "whole.csv")
+    assert (tmp_path / "p.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
+    rows = answers(tmp_path / "p.csv")
+    assert rows[1] == rows[3]
+    assert {path.name for path in tmp_path.iterdir()} == {"some", "p.csv", "whole.csv"}
+
+
+def test_what_drift_has_counted_is_not_taken_back(model: Path, some: Path, tmp_path: Path) -> None:
+    pictures = Path(shutil.copytree(some, tmp_path / "some"))
+    command = ("predict", model, pictures, "-o", tmp_path / "p.csv", "--drift")
+    interrupted(5, *command)
+    shutil.copy(pictures / "b0.jpg", pictures / "a1.jpg")
+    said = graftage(*command, "--resume")
+    assert said.status == 2
+    assert "a1.jpg, which has changed since, and what --drift has counted cannot be taken back" in said.err
 
 
 def test_another_model_cannot_go_on(model: Path, some: Path, tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ def named(*paths: object, **options: object) -> list[Input]:
 def touch(folder: Path, *files: str) -> Path:
     for file in files:
         (folder / file).parent.mkdir(parents=True, exist_ok=True)
-        (folder / file).write_bytes(file.encode())
+        (folder / file).write_bytes(os.fsencode(file))
     return folder
 
 
@@ -52,6 +52,14 @@ def test_a_folder_is_walked_in_natural_order_without_what_is_hidden(tmp_path: Pa
     assert [Path(name).relative_to(tmp_path).as_posix() for name in names(walk(tmp_path))] == [
         "9.jpg", "10.jpg", "A.jpg", "b/2.jpg", "c.txt",
     ]  # fmt: skip
+
+
+def test_more_names_than_are_sorted_at_a_time_are_in_order_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("graftage.data.inputs._RUN", 3)
+    files = [f"{i}.jpg" for i in range(20)] + ["5/a.jpg", "12.b/1.jpg", os.fsdecode(b"caf\xe9.jpg"), "鸟.jpg"]
+    touch(tmp_path, *files)
+    expected = sorted(files, key=lambda file: [natural_key(part) for part in file.split("/")])
+    assert names(walk(tmp_path)) == [str(tmp_path / file) for file in expected]
 
 
 @given(st.lists(st.text(st.characters(exclude_characters="\0/", codec="utf-8"), min_size=1, max_size=12), max_size=12))

@@ -2,9 +2,11 @@
 
 import multiprocessing
 import os
+import shutil
 import signal
 import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from graftage.data.inputs import Input
+from graftage.data.traces import trace
 from graftage.errors import OptionError, StoreError
 from graftage.serve import outputs, places
 from graftage.serve.outputs import open_writer
@@ -38,7 +41,14 @@ def inputs(n: int = N) -> list[Input]:
     return [Input(f"a, {i}\n.jpg" if i % 3 else f"caf\udce9 {i}.jpg", id=f"n°{i}") for i in range(n)]
 
 
+def pictured(changed: int = -1) -> list[Input]:
+    """Inputs with bytes, one of which may have changed."""
+    return [replace(each, data=b"new" if i == changed else b"old") for i, each in enumerate(inputs())]
+
+
 def row(each: Input, i: int) -> Row:
+    if each.data == b"new":
+        return Row(each.name, "rejected", "it is new", id=each.id)
     if i % 4 == 3:
         return Row(each.name, "rejected", "missing", id=each.id)
     p = (i + 1) / (N + 2)
@@ -52,11 +62,12 @@ def run(target: Path, some: list[Input] | None = None, *, resume: bool = False, 
     some = inputs() if some is None else some
     given = {"made_by": {"model": "m1"}, "classes": CLASSES, "all_probabilities": True, "ids": True, **options}
     with open_writer(target, resume=resume, **given) as sink:
-        done = count(sink.resumed)
         sink.keep = lambda: {"rows": "kept"}
-        assert sink.kept == ({"rows": "kept"} if sink.resumed else {})
-        for each in sink.past(some):
-            sink.write(row(each, next(done)))
+        assert sink.kept in ({"rows": "kept"}, {}) if sink.resumed else sink.kept == {}
+        left = sink.past(some)
+        done = count(sink.resumed)
+        for each in left:
+            sink.write(row(each, next(done)), trace(each.data, each.reason))
     return sink.resumed
 
 
@@ -151,15 +162,66 @@ def test_a_torn_tail_is_cut_off(tmp_path: Path) -> None:
     assert target.read_bytes() == whole
 
 
-def stopped(target: Path, after: int, **options: Any) -> None:
+def stopped(target: Path, after: int, named: list[Input] | None = None, **options: Any) -> None:
     """A run that is interrupted after some rows."""
 
     def some() -> Iterator[Input]:
-        yield from inputs()[:after]
+        yield from (named or inputs())[:after]
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         run(target, some(), **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("changed", [0, 2, 3, 4])
+@pytest.mark.parametrize("name", FORMS)
+def test_from_a_picture_that_has_changed_rows_are_made_anew(tmp_path: Path, name: str, changed: int) -> None:
+    (tmp_path / "whole").mkdir()
+    run(tmp_path / "whole" / name, pictured(changed), **FORMS[name])
+    stopped(tmp_path / name, 5, pictured(), **FORMS[name])
+    assert run(tmp_path / name, pictured(changed), resume=True, **FORMS[name]) == changed
+    assert content(tmp_path / name) == content(tmp_path / "whole" / name)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([name, "whole"])
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs a system that forks")
+@pytest.mark.parametrize("name", ["out.csv", "parts"])
+def test_killed_while_rows_are_taken_back_no_old_one_stays(tmp_path: Path, name: str) -> None:
+    with multiprocessing.get_context("spawn").Pool(1) as small:
+        small.apply(kill_while_taking_back, (tmp_path, name))
+
+
+def kill_while_taking_back(tmp_path: Path, name: str) -> None:
+    outputs._SECONDS = 0.0
+    run(tmp_path / name, pictured(1), **FORMS[name])
+    whole = content(tmp_path / name)
+    (tmp_path / "first").mkdir()
+    stopped(tmp_path / "first" / name, 5, pictured(), **FORMS[name])
+    for at in count():
+        target = tmp_path / str(at) / name
+        shutil.copytree(tmp_path / "first", target.parent)
+        if not killed(target, at, some=pictured(1), resume=True, **FORMS[name]):
+            break
+        note = target / ".resume" if target.is_dir() else Path(f"{target}.resume")
+        if note.exists() or not target.exists() or content(target) != whole:
+            run(target, pictured(1), resume=True, **FORMS[name])
+        assert content(target) == whole, at
+        assert [path.name for path in target.parent.iterdir()] == [name], at
+    assert at > 10
+
+
+def test_where_rows_may_not_be_taken_back_a_changed_picture_is_named(tmp_path: Path) -> None:
+    target = tmp_path / "out.csv"
+    stopped(target, 5, pictured(), **FORMS["out.csv"])
+    told: list[tuple[str, str]] = []
+    given = {"made_by": {"model": "m1"}, "classes": CLASSES, "all_probabilities": True, "ids": True}
+    with (
+        pytest.raises(OptionError, match=r"row 3 is of a, 2\n\.jpg, which has changed since, and what --drift"),
+        open_writer(target, resume=True, format="csv", **given) as sink,
+    ):
+        sink.past(pictured(2), lambda each, status: told.append((each.id, status)), divisible=False)
+    assert told == [("n°0", "ok"), ("n°1", "ok")]
+    assert run(target, pictured(), resume=True, **FORMS["out.csv"]) == 5  # being refused has cost nothing
 
 
 def test_an_interrupted_run_says_where_its_rows_are(tmp_path: Path) -> None:
@@ -268,3 +330,14 @@ def test_what_cannot_be_is_told(tmp_path: Path, target: str | None, options: dic
         open_writer(tmp_path / target if target else None, classes=CLASSES, all_probabilities=False, **options),
     ):
         pass
+
+
+def test_row_groups_are_whole_though_few_rows_are_held_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("graftage.serve.tables.ROW_GROUP", 10)
+    monkeypatch.setattr("graftage.serve.tables._AT_ONCE", 4)
+    run(tmp_path / "out.parquet", inputs(25), **FORMS["out.parquet"])
+    file = pq.ParquetFile(tmp_path / "out.parquet")
+    assert [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)] == [10, 10, 5]
+    assert file.read()["id"].to_pylist() == [each.id for each in inputs(25)]

@@ -4,7 +4,7 @@ import argparse
 import hashlib
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from itertools import chain
@@ -23,8 +23,10 @@ if TYPE_CHECKING:
     from graftage.fleet.workers import Fleet
     from graftage.measure.drift import Watch
     from graftage.serve.batch import Tally
+    from graftage.serve.outputs import Sink
     from graftage.serve.predict import Answered, Predictor
     from graftage.serve.tables import Format
+    from graftage.terminal import Terminal
 
 _MOST = 1000  # pictures proposed for labelling, at most
 _TEXT = """\
@@ -52,6 +54,7 @@ examples:
   graftage predict model.safetensors new.csv --path-col file --id-col sku -o labels.parquet
   graftage predict model.safetensors 'shard-{000..099}.tar' -o predictions/ --format parquet
   graftage predict model.safetensors photos-of-june/ -o june.csv --drift     is the model still right? what to label?
+  graftage predict model.safetensors 's-{000..999}.tar' -o june.csv --ray auto --resume     by a cluster
 """
 
 
@@ -76,22 +79,30 @@ def add_predict(commands: Commands) -> None:
 
 
 @contextmanager
-def _fleet(
+def _answering(
     arguments: argparse.Namespace, named: "Named", predictor: "Predictor", workers: int
-) -> Iterator["Predictor | Fleet"]:
-    """Who answers: the model here, or the workers of a cluster."""
+) -> "Iterator[tuple[Predictor | Fleet, Iterable[Input]]]":
+    """Who answers, the model here or the workers of a cluster, and the inputs that this process reads."""
     if arguments.ray is None:
-        yield predictor
+        yield predictor, _some(named, predictor)
         return
     from graftage.fleet.spread import cluster
-    from graftage.fleet.units import units
+    from graftage.fleet.units import Walked, units
     from graftage.fleet.workers import Fleet
 
     with cluster(arguments.ray, workers=workers) as count:
         pieces = tuple(units(named))
         if not pieces:
             raise OptionError(f"{named.list}: the list names no picture")
-        yield Fleet(predictor, pieces, count, arguments.device or "auto")
+        walked = Walked(pieces, limits=predictor.limits) if arguments.resume else None
+        yield (
+            Fleet(predictor, pieces, count, arguments.device or "auto", features=_drift(arguments), walked=walked),
+            walked or (),
+        )
+
+
+def _drift(arguments: argparse.Namespace) -> bool:
+    return bool(arguments.drift or arguments.drift_report)
 
 
 def _predict(arguments: argparse.Namespace) -> int:
@@ -112,16 +123,12 @@ def _rows(arguments: argparse.Namespace) -> int:
     named = named_by(arguments, "predict")
     named.check()
     workers = workers_of(arguments)
-    if arguments.ray is not None and (arguments.resume or arguments.drift or arguments.drift_report):
-        flag = "--resume" if arguments.resume else "--drift"
-        raise OptionError(f"{flag} goes with one process, not yet with many: leave out --ray, or {flag}")
     predictor = loaded_by(arguments, arguments.model)
     watch = _watch(arguments, predictor)
-    inputs = _some(named, predictor) if arguments.ray is None else ()  # workers read their own
     quiet = arguments.output is None
     with (
         Terminal(quiet=quiet) as terminal,
-        _fleet(arguments, named, predictor, workers) as answering,
+        _answering(arguments, named, predictor, workers) as (answering, inputs),
         open_writer(
             arguments.output,
             format=_format(arguments),
@@ -133,12 +140,9 @@ def _rows(arguments: argparse.Namespace) -> int:
             resume=arguments.resume,
         ) as sink,
     ):
-        if arguments.resume:
-            terminal.note(_goes_on(sink.resumed))
-        terminal.stage("predict")
+        if sink.resumed:
+            terminal.stage("look at what is there")
         counting = None if quiet else Counting(named.count)
-        if watch is not None and sink.resumed:
-            watch.go_on(sink.kept["drift"])
         tally = predict_all(
             answering,
             inputs,
@@ -146,6 +150,7 @@ def _rows(arguments: argparse.Namespace) -> int:
             workers=arguments.workers or 0,
             progress=terminal.progress,
             total=lambda: counting.total if counting else 0,
+            begun=partial(_begun, arguments, terminal, sink, watch),
             listen=None if watch is None else partial(_listen, watch),
             keep=dict if watch is None else lambda: {"drift": watch.to_json()},
         )
@@ -156,7 +161,7 @@ def _rows(arguments: argparse.Namespace) -> int:
 
 def _watch(arguments: argparse.Namespace, predictor: "Predictor") -> "Watch | None":
     most = 20 if arguments.most_worth is None else arguments.most_worth
-    if not (arguments.drift or arguments.drift_report):
+    if not _drift(arguments):
         if arguments.most_worth is not None:
             raise OptionError("--most-worth belongs to --drift: say that, too")
         return None
@@ -237,13 +242,22 @@ def _made_by(arguments: argparse.Namespace, predictor: "Predictor") -> dict[str,
             [_format(arguments), *columns]
         ),
         "way with damaged pictures (--repair)": str(bool(arguments.repair)),
-        "wish about drift (--drift, --most-worth)": str(
-            (bool(arguments.drift or arguments.drift_report), arguments.most_worth)
-        ),
+        "wish about drift (--drift, --most-worth)": str((_drift(arguments), arguments.most_worth)),
     }
 
 
-def _goes_on(rows: int) -> str:
+def _begun(arguments: argparse.Namespace, terminal: "Terminal", sink: "Sink", watch: "Watch | None") -> None:
+    """Once it is seen which rows are there."""
+    if arguments.resume:
+        terminal.note(_goes_on(sink.resumed, sink.changed))
+    if watch is not None and sink.resumed:
+        watch.go_on(sink.kept["drift"])
+    terminal.stage("predict")
+
+
+def _goes_on(rows: int, changed: str) -> str:
+    if changed:
+        return f"{changed}: it and what comes after it is predicted anew, {rows:,} rows stay"
     return f"goes on after {rows:,} rows" if rows else "there is nothing to go on with: begins at the first input"
 
 

@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from io import BytesIO
 from typing import Final
 
@@ -119,8 +120,7 @@ class Picture:
     """A decoded picture.
 
     Attributes:
-        pixels: uint8 (H, W, 3), 0 to 255, upright sRGB, read-only. A gray picture is a broadcast view whose last axis
-            has stride 0, so that a resizer can work on `pixels[..., 0]` and do a third of the work.
+        image: of mode "RGB" or "L", upright sRGB; not to be changed.
         width: width in pixels of the full upright picture, before scaled decoding.
         height: height in pixels, likewise.
         format: "JPEG", "PNG", "WebP", "TIFF", "BMP" or "GIF", by content.
@@ -128,12 +128,17 @@ class Picture:
         repaired: True if the file was truncated and what is missing was filled (gray for JPEG, else black).
     """
 
-    pixels: NDArray[np.uint8]
+    image: Image.Image
     width: int
     height: int
     format: str
     notes: tuple[str, ...]
     repaired: bool
+
+    @cached_property
+    def pixels(self) -> NDArray[np.uint8]:
+        """uint8 (H, W, 3), upright sRGB, read-only; of a gray picture a broadcast view whose last axis has stride 0."""
+        return _as_array(self.image)
 
 
 @dataclass(frozen=True)
@@ -207,10 +212,9 @@ def decode(data: bytes, *, cover: int | None = None, limits: Limits = DEFAULT_LI
         opened, repaired = _rescue(opened, data, cover, limits), True
     with _faults(data, opened.format):
         image, notes = _upright_srgb(opened, data)
-        pixels = _as_array(image)
     if repaired:
         notes = (*notes, "truncated, the missing part filled")
-    return Picture(pixels, opened.width, opened.height, opened.format, notes, repaired)
+    return Picture(image, opened.width, opened.height, opened.format, notes, repaired)
 
 
 # Opening and loading

@@ -11,6 +11,7 @@ import re
 import sys
 import tarfile
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -190,12 +191,18 @@ def _count(path: Path) -> int | None:
 
 
 def _count_files(top: Path) -> int | None:
-    total = 0
-    for _, folders, names in os.walk(top):
-        folders[:] = [name for name in folders if not ignored(name)]
-        if any(is_shard(Path(name)) for name in names):
-            return None
-        total += sum(not ignored(name) for name in names)
+    total, left = 0, [str(top)]
+    while left:
+        with suppress(OSError), os.scandir(left.pop()) as entries:  # one after the other: a million names are not held
+            for entry in entries:
+                if ignored(entry.name):
+                    continue
+                if entry.is_dir():
+                    left += [] if entry.is_symlink() else [entry.path]
+                elif is_shard(Path(entry.name)):
+                    return None
+                else:
+                    total += 1
     return max(total, 1)
 
 

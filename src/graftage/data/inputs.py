@@ -6,9 +6,14 @@ Records are made as they are needed and forgotten once answered: nothing here ho
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from heapq import merge
+from itertools import islice
 from pathlib import Path
+from typing import Final
 
 from graftage.data.sources import ignored, sorting_text
+
+_RUN: Final = 4096  # names of a folder that are sorted at a time
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,8 +40,8 @@ class Input:
 def walk(top: Path) -> Iterator[Input]:
     """Every file at or below the folder `top` that is not hidden, depth first in natural order.
 
-    Links to folders are followed, loops are not. The names in the folders that are open are held, some 100 bytes each,
-    nothing else. A folder that cannot be listed is an input that says so, and so is one without any file.
+    Links to folders are followed, loops are not. The names in the folders that are open are held, as long as they are
+    written, nothing else. A folder that cannot be listed is an input that says so, and so is one without any file.
     """
     found = False
     for each in _below(top, frozenset()):
@@ -50,7 +55,7 @@ def _below(folder: Path, parents: frozenset[tuple[int, int]]) -> Iterator[Input]
     try:
         status = folder.stat()
         here = (status.st_dev, status.st_ino)
-        names = [] if here in parents else _names(folder)
+        names = iter(()) if here in parents else _names(folder)
     except OSError as error:
         yield Input(str(folder), reason=f"folder cannot be listed: {error.strerror}", broken=True)
         return
@@ -62,10 +67,28 @@ def _below(folder: Path, parents: frozenset[tuple[int, int]]) -> Iterator[Input]
             yield Input(str(path), path)
 
 
-def _names(folder: Path) -> list[str]:
+def _names(folder: Path) -> Iterator[str]:
+    """The names, sorted some thousands at a time and merged: written one after the other they take a sixth of what as
+    many texts do.
+    """
+    runs: list[bytes] = []
     with os.scandir(folder) as entries:
-        names = [entry.name + "/" * _is_folder(entry) for entry in entries if not ignored(entry.name)]
-    return sorted(names, key=lambda name: sorting_text(name.rstrip("/")))
+        found = (entry.name + "/" * _is_folder(entry) for entry in entries if not ignored(entry.name))
+        while some := sorted(islice(found, _RUN), key=_order):
+            runs.append(b"".join(os.fsencode(name) + b"\0" for name in some))
+    return merge(*map(_run, runs), key=_order)
+
+
+def _run(held: bytes) -> Iterator[str]:
+    start = 0
+    while start < len(held):
+        end = held.index(b"\0", start)
+        yield os.fsdecode(held[start:end])
+        start = end + 1
+
+
+def _order(name: str) -> str:
+    return sorting_text(name.rstrip("/"))
 
 
 def _is_folder(entry: "os.DirEntry[str]") -> bool:

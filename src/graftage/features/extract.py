@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graftage.data.decode import DECODER, DEFAULT_LIMITS, Limits, Picture, decode
-from graftage.data.sources import read
+from graftage.data.traces import UNKNOWN, Taken, take
 from graftage.errors import PictureError
 from graftage.features.engine import Forward, cores
 from graftage.features.looks import WIDTH, look_key, look_of
@@ -68,6 +68,7 @@ class Seen:
         reason: why it was rejected, else "".
         notes: what decoding did to it ("rotated by EXIF (6)").
         repaired: whether it was damaged and decoded as far as it went.
+        trace: what it was, see `data.traces`; not taken where the job has a digest.
     """
 
     job: Job
@@ -75,6 +76,7 @@ class Seen:
     reason: str = ""
     notes: str = ""
     repaired: bool = False
+    trace: bytes = UNKNOWN
 
 
 @dataclass(frozen=True, eq=False)
@@ -251,7 +253,7 @@ def see(
 ) -> tuple[NDArray[np.float32], Picture]:
     """One picture's features from its bytes: float32 (D,), and the decoded picture. Raises PictureError."""
     picture = decode(data, cover=preprocess.cover, limits=limits, repair=repair)
-    return forward(preprocess.square(picture.pixels)[None])[0], picture
+    return forward(preprocess.square_of(picture.image)[None])[0], picture
 
 
 @dataclass(frozen=True, eq=False)
@@ -268,22 +270,21 @@ class _Seer:
         return [_answer(seen, found) for (seen, _), found in zip(looked, vectors, strict=True)]
 
     def _look(self, job: Job) -> tuple[Seen, list[NDArray[np.uint8]]]:
+        taken = take(job.path, job.data, job.reason, limits=self.limits, traced=not job.digest)
         try:
-            picture = self._decode(job)
+            picture = self._decode(job, taken)
         except PictureError as error:
-            return Seen(_light(job), reason=str(error)), []
+            return Seen(_light(job), reason=str(error), trace=taken.trace), []
         shown = len(self.preprocesses)
-        squares = [self.preprocesses[k].square(picture.pixels) for k in job.wanted if k < shown]
+        squares = [self.preprocesses[k].square_of(picture.image) for k in job.wanted if k < shown]
         looks = (look_of(picture),) if shown in job.wanted else ()
-        return Seen(_light(job), looks, notes="; ".join(picture.notes), repaired=picture.repaired), squares
+        notes = "; ".join(picture.notes)
+        return Seen(_light(job), looks, notes=notes, repaired=picture.repaired, trace=taken.trace), squares
 
-    def _decode(self, job: Job) -> Picture:
-        if job.reason:
-            raise PictureError(job.reason)
-        data = read(job.path, limits=self.limits) if job.data is None else job.data
-        if job.digest and hashlib.sha256(data).hexdigest() != job.digest:
+    def _decode(self, job: Job, taken: Taken) -> Picture:
+        if job.digest and taken.data is not None and hashlib.sha256(taken.data).hexdigest() != job.digest:
             raise PictureError("changed while running", "the file is not what it was when it was first read")
-        return decode(data, cover=self.preprocesses[0].cover, limits=self.limits, repair=self.repair)
+        return decode(taken.bytes(), cover=self.preprocesses[0].cover, limits=self.limits, repair=self.repair)
 
     def _vectors(self, squares: list[list[NDArray[np.uint8]]]) -> list[tuple[NDArray[np.float32], ...]]:
         flat = [square for own in squares for square in own]
@@ -300,7 +301,7 @@ def _light(job: Job) -> Job:
 
 def _answer(seen: Seen, vectors: tuple[NDArray[np.float32], ...]) -> Seen:
     if not all(np.isfinite(vector).all() for vector in vectors):
-        return Seen(seen.job, reason="the network's answer is not finite")
+        return Seen(seen.job, reason="the network's answer is not finite", trace=seen.trace)
     return replace(seen, vectors=(*vectors, *seen.vectors))  # the look, which is there already, comes last
 
 

@@ -87,9 +87,12 @@ class Preprocess:
         A gray picture that is a broadcast view (stride 0 in the last axis) is resized once instead of three times.
         """
         gray = pixels.strides[2] == 0
-        image = Image.fromarray(np.ascontiguousarray(pixels[:, :, 0]) if gray else pixels)
+        return self.square_of(Image.fromarray(np.ascontiguousarray(pixels[:, :, 0]) if gray else pixels))
+
+    def square_of(self, image: Image.Image) -> NDArray[np.uint8]:
+        """As `square`, from an upright sRGB image of mode "RGB" or "L"."""
         out = np.asarray(self._pad(image) if self.fit == "pad" else self._resize(image, self.size, self.size))
-        if gray and out.ndim == 2:
+        if out.ndim == 2:
             three = np.empty((*out.shape, 3), np.uint8)  # (S, S) → (S, S, 3), in half the time of np.repeat
             for channel in range(3):
                 three[:, :, channel] = out

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow
+from numpy.typing import NDArray
 
 from graftage.data.inputs import Input
 from graftage.features.embed import Embedded
@@ -44,34 +45,44 @@ def to_inputs(block: Any) -> Iterator[Input]:
         yield Input(path=None if path is None else Path(path), data=data, **record)
 
 
-def of_answers(answers: Iterable[Answered]) -> Any:
-    """A model's answers on their way back, without features."""
+def of_answers(answers: Iterable[Answered], *, features: bool = False) -> Any:
+    """A model's answers on their way back, with their features only if these are asked for."""
+    held = list(answers)
     records: list[dict[str, object]] = [
-        {"prediction": vars(one.prediction), "id": one.input.id, "broken": one.input.broken} for one in answers
-    ]
-    return table(records, [None] * len(records))
+        {"prediction": vars(one.prediction), "id": one.input.id, "broken": one.input.broken,
+         "trace": one.trace.hex()}
+        for one in held
+    ]  # fmt: skip
+    return table(records, [_bytes(one.features) if features else None for one in held])
 
 
 def to_answers(block: Any) -> Iterator[Answered]:
     """The answers again; of the inputs only name, id and whether they broke off."""
-    for record, _ in _rows(block):
+    for record, data in _rows(block):
         told = record["prediction"]
         prediction = Prediction(**{**told, **{name: tuple(told[name]) for name in _TUPLES}})
-        yield Answered(Input(prediction.path, id=record["id"], broken=record["broken"]), prediction, None)
+        of = Input(prediction.path, id=record["id"], broken=record["broken"])
+        yield Answered(of, prediction, _vector(data), bytes.fromhex(record["trace"]))
 
 
 def of_vectors(rows: Iterable[Embedded]) -> Any:
     """Feature vectors on their way back."""
     held = list(rows)
     records = [{key: value for key, value in vars(row).items() if key != "vector"} for row in held]
-    return table(records, [None if row.vector is None else row.vector.astype("<f4").tobytes() for row in held])
+    return table(records, [_bytes(row.vector) for row in held])
 
 
 def to_vectors(block: Any) -> Iterator[Embedded]:
     """The vectors again."""
-    for record, data in _rows(block):
-        vector = None if data is None else np.frombuffer(data, "<f4").astype(np.float32)
-        yield Embedded(vector=vector, **record)
+    return (Embedded(vector=_vector(data), **record) for record, data in _rows(block))
+
+
+def _bytes(vector: NDArray[np.float32] | None) -> bytes | None:
+    return None if vector is None else vector.astype("<f4").tobytes()
+
+
+def _vector(data: bytes | None) -> NDArray[np.float32] | None:
+    return None if data is None else np.frombuffer(data, "<f4").astype(np.float32)
 
 
 def fault_of(block: Any) -> str:

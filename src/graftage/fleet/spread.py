@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
+from itertools import islice
 from typing import Any
 
 from graftage.data.decode import Limits
@@ -49,6 +50,8 @@ def cluster(address: str, *, workers: int = 0) -> Iterator[int]:
     if find_spec("ray") is None or find_spec("pyarrow") is None:
         raise OptionError("--ray needs Ray Data, which is missing: run `pip install 'graftage[ray]'`")
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # no telemetry; it is read when Ray starts
+    if address == LOCAL:  # they do the command's own work, so they do not stand back behind all else, as Ray has it
+        os.environ.setdefault("RAY_worker_niceness", "0")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Ray's own, of its own defaults
         import ray
@@ -87,6 +90,7 @@ def spread(
     workers: int,
     limits: Limits,
     gpu: bool = False,
+    skip: int = 0,
 ) -> Iterator[Block]:
     """Blocks of answers to all inputs of the units, in order. A cluster must be connected, see `cluster`.
 
@@ -96,6 +100,7 @@ def spread(
         workers: processes that answer, each on one core.
         limits: largest file and picture.
         gpu: each worker has a GPU of its own.
+        skip: inputs of the first unit that are passed over.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # Ray warns of its own defaults
@@ -109,7 +114,7 @@ def spread(
         context.execution_options.preserve_order = True
         context.target_max_block_size = 1  # bytes: no two packs in a block, so that all workers get some
         numbers = [pyarrow.table({"unit": [i]}) for i in range(len(units))]
-        read = _reading(tuple(units), limits)
+        read = _reading(tuple(units), limits, skip)
         # reading waits for files, so it has no core of its own; a few at once keep all workers busy
         inputs = from_arrow(numbers).map_batches(
             read, batch_size=1, batch_format="pyarrow", num_cpus=0, concurrency=max(2, workers // 4)
@@ -128,10 +133,11 @@ def spread(
             yield from map(unpacked, found.column("pack"))
 
 
-def _reading(units: Sequence[Unit], limits: Limits) -> Callable[[Any], Iterator[Any]]:
+def _reading(units: Sequence[Unit], limits: Limits, skip: int) -> Callable[[Any], Iterator[Any]]:
     def read(found: Any) -> Iterator[Any]:
         for number in found.column("unit").to_pylist():
-            for some in together(units[number].inputs(limits=limits)):
+            inputs = units[number].inputs(limits=limits)
+            for some in together(inputs if number else islice(inputs, skip, None)):
                 yield packed(of_inputs(some))
 
     return read

@@ -1,7 +1,7 @@
 """What was named for a prediction, cut into pieces that any worker can read by itself, in one process' order (P)."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -33,6 +33,30 @@ class Unit:
                 yield Input(path, Path(path))
             else:
                 yield from Named((path,), asked=self.asked).inputs(limits=limits)
+
+
+class Walked:
+    """The inputs of units one after the other, in this process, and where they are: a run that goes on finds its place.
+
+    Args:
+        units: the pieces.
+        limits: of files.
+    """
+
+    def __init__(self, units: Sequence[Unit], *, limits: Limits) -> None:
+        self._units, self._limits = tuple(units), limits
+        self._unit = self._number = 0  # of the input given last
+
+    def __iter__(self) -> Iterator[Input]:
+        """All of them, in order."""
+        for number, unit in enumerate(self._units):
+            for place, each in enumerate(unit.inputs(limits=self._limits)):
+                self._unit, self._number = number, place
+                yield each
+
+    def left(self) -> tuple[tuple[Unit, ...], int]:
+        """The units from that of the input given last on, and how many inputs of the first come before it."""
+        return self._units[self._unit :], self._number
 
 
 def units(named: Named) -> Iterator[Unit]:

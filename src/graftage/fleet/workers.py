@@ -12,7 +12,7 @@ from graftage.errors import OptionError
 from graftage.features.embed import Embedded, Embedder
 from graftage.fleet import blocks
 from graftage.fleet.spread import Answer, Block, spread
-from graftage.fleet.units import Unit
+from graftage.fleet.units import Unit, Walked
 from graftage.serve.predict import Answered, Predictor, load
 
 _THREADS = 2  # of a worker with one core: while one waits for its inference, the other decodes
@@ -27,20 +27,33 @@ class Fleet:
         units: what is to be answered.
         workers: processes.
         device: "auto", "cpu" or "cuda", of the workers.
+        features: whether answers come with theirs, which are some kilobytes each.
+        walked: the inputs as this process reads them, where a run goes on; else None.
     """
 
     predictor: Predictor
     units: tuple[Unit, ...]
     workers: int
     device: str = "auto"
+    features: bool = False
+    walked: Walked | None = None
 
     def answers(self, inputs: Iterable[Input] = (), *, workers: int = 0) -> Generator[Answered, None, None]:
-        """An answer for every input of the units, in order. `inputs` are left alone: workers read their own.
+        """An answer for every input of the units, in order; workers read their own.
+
+        Args:
+            inputs: where a run goes on, those of `walked` that are left: the first tells where the workers begin. Else
+                they are left alone.
+            workers: threads of each worker, 0 for the usual number.
 
         Raises:
             OptionError: a worker's engine is not that of this machine, so that its answers may differ.
         """
-        del inputs
+        units, skip = self.units, 0
+        if self.walked is not None:
+            if next(iter(inputs), None) is None:
+                return
+            units, skip = self.walked.left()
         one = self.predictor
         precision = "bfloat16" if one.forward.name.endswith("bfloat16") else "float32"
         make = partial(
@@ -49,23 +62,26 @@ class Fleet:
             one.forward.key,
             partial(load, device=self.device, precision=precision, limits=one.limits, repair=one.repair),
             workers or _THREADS,
+            features=self.features,
         )
-        found = spread(self.units, make, workers=self.workers, limits=one.limits, gpu=self.device == "cuda")
+        found = spread(units, make, workers=self.workers, limits=one.limits, gpu=self.device == "cuda", skip=skip)
         for block in _checked(found):
             yield from blocks.to_answers(block)
 
 
-def predicting(model: bytes, key: str, opened: Callable[[Path], Predictor], threads: int) -> Answer:
+def predicting(
+    model: bytes, key: str, opened: Callable[[Path], Predictor], threads: int, *, features: bool = False
+) -> Answer:
     """Opens the model in a worker, from its bytes: workers need not see its file."""
     with tempfile.TemporaryDirectory(prefix="graftage-") as folder:
         path = Path(folder) / "model.safetensors"
         path.write_bytes(model)
         predictor = opened(path)
-    return _same(key, predictor.forward.key, predictor.forward.name, partial(_predict, predictor, threads))
+    return _same(key, predictor.forward.key, predictor.forward.name, partial(_predict, predictor, threads, features))
 
 
-def _predict(predictor: Predictor, threads: int, block: Block) -> Block:
-    return blocks.of_answers(predictor.answers(blocks.to_inputs(block), workers=threads))
+def _predict(predictor: Predictor, threads: int, features: bool, block: Block) -> Block:
+    return blocks.of_answers(predictor.answers(blocks.to_inputs(block), workers=threads), features=features)
 
 
 def embedded(

@@ -31,11 +31,11 @@ class Tally:
     left: int = 0
     broken: int = 0
 
-    def add(self, answered: Answered) -> None:
+    def add(self, input: Input, status: str) -> None:
         """Counts one."""
         self.rows += 1
-        self.left += answered.prediction.status == "rejected"
-        self.broken += answered.input.broken
+        self.left += status == "rejected"
+        self.broken += input.broken
 
 
 class Counting:
@@ -69,10 +69,13 @@ def predict_all(
     workers: int = 0,
     progress: Progress | None = None,
     total: Callable[[], int] = lambda: 0,
+    begun: Callable[[], None] = lambda: None,
     listen: Callable[[Answered], None] | None = None,
     keep: Callable[[], Mapping[str, Any]] = dict,
 ) -> Tally:
     """A row for every input, in order; those that an interrupted run has left rows of are passed over.
+
+    Where a picture has changed since it had its row, that row and those after it are made anew.
 
     Args:
         predictor: the model.
@@ -81,27 +84,32 @@ def predict_all(
         workers: threads; 0 means two more than there are cores.
         progress: called with (done, total) in this thread, ten times a second at most; a total of 0 is not known.
         total: gives the number of inputs, as far as it is known.
-        listen: is told every answer before its row is written.
+        begun: called once it is seen which rows are there, before the first answer.
+        listen: is told every answer before its row is written; what it has heard cannot be taken back.
         keep: what to note beside the rows for a run that goes on.
 
     Returns:
         The count, rows of the interrupted run included.
 
     Raises:
-        OptionError: the inputs are not those of the interrupted run.
+        OptionError: the inputs are not those of the interrupted run; or one has changed and there is a `listen`.
         StoreError: the rows cannot be written.
     """
-    tally = Tally(**sink.kept.get("tally", {}))
+    tally = Tally()
+    left = sink.past(inputs, tally.add, divisible=listen is None)
+    if "tally" in sink.kept:
+        tally = Tally(**sink.kept["tally"])
+    begun()
     sink.keep = lambda: {"tally": vars(tally).copy(), **keep()}
     told = time.monotonic()
     if progress is not None:
         progress(tally.rows, total())
-    with closing(predictor.answers(sink.past(inputs), workers=workers)) as answers:  # no worker outlives an interrupt
+    with closing(predictor.answers(left, workers=workers)) as answers:  # no worker outlives an interrupt
         for answered in answers:
-            tally.add(answered)
+            tally.add(answered.input, answered.prediction.status)
             if listen is not None:
                 listen(answered)
-            sink.write(row_of(answered.prediction, id=answered.input.id))
+            sink.write(row_of(answered.prediction, id=answered.input.id), answered.trace)
             if progress is not None and time.monotonic() - told > _TELL:
                 told = time.monotonic()
                 progress(tally.rows, total())

@@ -1,6 +1,7 @@
 """Where a table under way lies, how far it is, and how it is found again after a kill (W).
 
-NAME.part collects the rows, NAME.resume says how many of them are safely there. What a kill can leave half done is
+NAME.part collects the rows, NAME.seen what their pictures were (`data.traces`), NAME.resume says how many of them are
+safely there. What a kill can leave half done is
 mended here: a part that is full but has not got its name, a table that has its name but whose note is still there.
 """
 
@@ -12,7 +13,9 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from graftage.data.traces import SIZE
 from graftage.errors import OptionError, StoreError
+from graftage.serve.earlier import lines_of
 from graftage.serve.tables import Format, Shape, lines_to_parquet
 
 
@@ -59,6 +62,11 @@ class Place:
         """Where it is noted how far the rows are."""
         return self.target / ".resume" if self.per_part else self.target.with_name(f"{self.target.name}.resume")
 
+    @property
+    def seen(self) -> Path:
+        """Where it is kept what the pictures of the rows were."""
+        return self.target / ".seen" if self.per_part else self.target.with_name(f"{self.target.name}.seen")
+
     def final(self, part: int) -> Path:
         """The file that a part becomes."""
         return self.target / f"part-{part:05}.parquet" if self.per_part else self.target
@@ -88,6 +96,7 @@ def begin(place: Place, shape: Shape, made_by: Mapping[str, str], *, resume: boo
         noted = _read_note(place.note) if resume else None
         if noted is None:
             place.note.unlink(missing_ok=True)
+            place.seen.unlink(missing_ok=True)
             if place.per_part:
                 _require_no_parts(place.target)
             return Progress(made_by)
@@ -112,8 +121,10 @@ def _mended(place: Place, shape: Shape, noted: Progress) -> Progress:
         spool = place.spool(part)
         if noted.done and not spool.exists() and place.final(place.part(max(noted.rows - 1, 0))).exists():
             return noted  # it has its name already, only the note was left
-        size = spool.stat().st_size if spool.exists() else 0
-    if size < noted.length:
+        if place.per_part:
+            _clear_parts(place, part)
+        size, seen = (path.stat().st_size if path.exists() else 0 for path in (spool, place.seen))
+    if size < noted.length or seen < noted.rows * SIZE:
         raise StoreError(f"{spool}: rows of the interrupted run are missing; leave out --resume to begin anew")
     return replace(noted, done=False)
 
@@ -132,6 +143,31 @@ def _clear(folder: Path, *, but: Path | None = None) -> None:
     for spool in (*folder.glob(".part-*.part"), *folder.glob(".part-*.whole")):
         if spool != but:
             spool.unlink()
+
+
+def _clear_parts(place: Place, first: int) -> None:
+    """Takes away parts from the `first` on: their rows were taken back."""
+    for final in place.target.glob("part-*.parquet"):
+        if final.name >= place.final(first).name:
+            final.unlink()
+
+
+def take_back(place: Place, shape: Shape, noted: Progress, row: int, at: int) -> Progress:
+    """The rows from number `row` (from 0) on are taken back, of which the first begins at byte `at` of its file.
+
+    Whenever that is killed, either nothing or all of it has happened once `begin` has looked.
+    """
+    part = place.part(row)
+    if part == place.part(noted.rows):
+        length = at
+    else:
+        length = lines_of(place.final(part), place.spool(part), shape, row % place.per_part)
+    left = replace(noted, rows=row, length=length, done=False, kept={})
+    write_note(place.note, left)
+    if place.per_part:
+        _clear(place.target, but=place.spool(part))
+        _clear_parts(place, part)
+    return left
 
 
 def complete(place: Place, shape: Shape, part: int) -> None:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from graftage.data.decode import DEFAULT_LIMITS, Limits, decode
 from graftage.data.inputs import Input
 from graftage.data.sources import read
+from graftage.data.traces import UNKNOWN
 from graftage.errors import BackboneError, BundleError, OptionError, PictureError
 from graftage.features.engine import Forward, open_forward
 from graftage.features.extract import Job, Seen, see, stream
@@ -78,11 +79,13 @@ class Answered:
         input: without its bytes.
         prediction: named as the input is.
         features: float32 (D,), what the network made of the picture; None if it was rejected.
+        trace: what the picture was, see `data.traces`.
     """
 
     input: Input
     prediction: Prediction
     features: NDArray[np.float32] | None
+    trace: bytes = UNKNOWN
 
 
 @dataclass(frozen=True, eq=False)
@@ -181,7 +184,7 @@ class Predictor:
             for found, answer in zip(chunk, self._answers(chunk), strict=True):
                 own = asked.popleft()
                 features = None if found.reason else found.vectors[0]
-                yield Answered(own, replace(answer, path=own.name), features)
+                yield Answered(own, replace(answer, path=own.name), features, found.trace)
 
     def predict_bytes(self, data: bytes, *, name: str = "") -> Prediction:
         """One prediction for a picture held in memory."""
