@@ -27,7 +27,7 @@ from graftage.learn.entries import Answer, Ask, Entrant, Fate, Joined, Place, Qu
 from graftage.learn.gram import Labels
 
 HOPELESS = 0.05  # chance of being better than the leader below which an entrant is dropped
-FIRST = 48  # pictures of the first round, at least, and two of each class
+FIRST = 50  # pictures of the first round, at least, and two of each class
 LAST = 1000  # pictures of the last round, at most, or 15 of each class
 THRIFT = 0.75  # power of the work by which what a round is worth is divided
 SINGLES = 0.85  # share of the work that single networks may take before two are tried side by side
@@ -85,15 +85,15 @@ def race(
 
 
 def round_sizes(n: int, n_classes: int, last: int | None = None) -> tuple[int, ...]:
-    """Pictures of each round: from the last one down by halves, as long as there are enough.
+    """Pictures of each round: from `FIRST` to the last one, each about twice those before.
 
     >>> round_sizes(100, 2), round_sizes(1000, 10), round_sizes(20, 4)
-    ((50, 100), (62, 125, 250, 500, 1000), (20,))
+    ((50, 100), (50, 106, 224, 473, 1000), (20,))
     """
-    sizes = [min(n, last or max(LAST, 15 * n_classes))]
-    while sizes[-1] // 2 >= max(FIRST, 2 * n_classes):
-        sizes.append(sizes[-1] // 2)
-    return tuple(reversed(sizes))
+    last = min(n, last or max(LAST, 15 * n_classes))
+    first = max(FIRST, 2 * n_classes)
+    steps = max(round(np.log2(last / first)), 0)
+    return tuple(round(last * (first / last) ** (i / max(steps, 1))) for i in reversed(range(steps + 1)))
 
 
 def nested(y: Labels, groups: Labels, sizes: Sequence[int], *, seed: int) -> list[Labels]:
