@@ -244,7 +244,7 @@ class _Field:
             places.append(self._place(racing[j], fate, reason, shown, SCALE * float(belief.mean[j]), best))
         places.sort(key=lambda place: ("ranked", "dropped", "left out").index(place.fate))
         places += [
-            self._place(racing[j], "left out", "the work allowed was spent on others", None)
+            self._place(racing[j], "left out", "what was allowed was spent on others", None)
             for j, runner in enumerate(racing)
             if not runner.soundings and runner.entrant.network == runner.entrant.name
         ]
@@ -259,7 +259,7 @@ class _Field:
         if j != winner and self._hopeless(racing, belief, j):
             return "dropped", f"{pictures}: hardly ever better than {racing[winner].entrant.name}"
         if racing[j].last < at:
-            return "left out", f"{pictures}: the work allowed was spent before another round"
+            return "left out", f"{pictures}: what was allowed was spent before another round"
         return "ranked", ""
 
     def _place(
