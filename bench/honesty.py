@@ -1,19 +1,21 @@
 """Does the interval hold what it promises? Many small trainings, each held against the many pictures left over.
 
-    python bench/honesty.py [--draws 200] [--duplicates 0.2] FOLDER_OR_NAME...
+    python bench/honesty.py [--sizes 60 120 250] [--draws 200] [--duplicates 0.2] FOLDER_OR_NAME...
 
 A draw takes n pictures of a set at random (60 to 1,000), runs what `graftage train --recipe linear` runs on them
 (crop, squash or pad, head and penalty chosen, bias-corrected cross-validation), and asks the model that it ships about
-all pictures that were not drawn. Printed are the share of draws whose 95 % interval holds the accuracy on the rest, and
-the mean difference between the two. With --duplicates that share of the n pictures are exact copies of others, as they
-slip into real sets; the rest has none. FOLDER_OR_NAME as in splits.py; a set's own split is put together.
+all pictures that were not drawn. Printed are the share of draws whose 95 % interval holds the accuracy on the rest, the
+mean difference between the two, and the root mean square of that difference over the standard error that a score of n
+pictures and a truth of the rest have by themselves: 1 if nothing else moves it. With --duplicates that share of the n
+pictures are exact copies of others, as they slip into real sets; the rest has none. FOLDER_OR_NAME as in splits.py; a
+set's own split is put together.
 
 The features of every picture are computed once and kept; only what is learnt from them is learnt anew.
 """
 
 import argparse
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -61,9 +63,9 @@ class Opened:
     looked: looking.Looked
     catalog: Catalog
 
-    def sizes(self) -> list[int]:
+    def sizes(self, asked: Sequence[int]) -> list[int]:
         """How many pictures may be drawn so that enough are left over."""
-        return [n for n in SIZES if n + LEAST_REST <= len(self.catalog.usable)]
+        return [n for n in asked if n + LEAST_REST <= len(self.catalog.usable)]
 
 
 def opened(data: str, work: Path) -> Opened:
@@ -120,9 +122,9 @@ def with_copies(catalog: Catalog, which: np.ndarray) -> tuple[Catalog, np.ndarra
     return replace(catalog, entries=(*catalog.entries, *copies)), np.arange(n, n + len(copies))
 
 
-def draws(sets: list[Opened], count: int, duplicates: float) -> Iterator[Draw]:
+def draws(sets: list[Opened], count: int, sizes: Sequence[int], duplicates: float) -> Iterator[Draw]:
     """`count` draws, turn by turn over sets and sizes."""
-    cells = [(each, n) for each in sets for n in each.sizes()]
+    cells = [(each, n) for each in sets for n in each.sizes(sizes)]
     for i in range(count):
         each, n = cells[i % len(cells)]
         yield draw(each, n, i // len(cells), duplicates)
@@ -134,9 +136,12 @@ def show(name: str, found: list[Draw]) -> None:
     share = wilson(held / n, n)
     width = 100 * np.mean([d.high - d.low for d in found])
     error = bias.std(ddof=1) / np.sqrt(n) if n > 1 else np.nan
+    own = np.array([d.truth * (1 - d.truth) * (1 / d.n + 1 / d.rest) for d in found])
+    beside = np.sqrt(np.mean(np.square(bias / 100) / own))
     print(
         f"{name:<16} {held:>4} of {n:>4} intervals hold the truth: {share.percent()}; "
-        f"bias {np.mean(bias):+.2f} points (± {1.96 * error:.2f}), mean width {width:.1f}"
+        f"bias {np.mean(bias):+.2f} points (± {1.96 * error:.2f}), mean width {width:.1f}; "
+        f"error {beside:.2f} times its own"
     )
 
 
@@ -144,12 +149,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", nargs="+", help="folders, or solar")
     parser.add_argument("--draws", type=int, default=200)
+    parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="pictures that are drawn")
     parser.add_argument("--duplicates", type=float, default=0.0, help="share of the n pictures that are copies")
     args = parser.parse_args()
     with TemporaryDirectory() as work:
         sets = [opened(data, Path(work)) for data in args.data]
         found = []
-        for each in draws(sets, args.draws, args.duplicates):
+        for each in draws(sets, args.draws, args.sizes, args.duplicates):
             found.append(each)
             if len(found) % 20 == 0:
                 print(f"{len(found)} of {args.draws}", file=sys.stderr, flush=True)
@@ -158,7 +164,7 @@ def main() -> None:
     for name in dict.fromkeys(d.set for d in found):
         own = [d for d in found if d.set == name]
         show(f"{name} ({min(d.rest for d in own):,}+)", own)
-    for n in SIZES:
+    for n in args.sizes:
         if own := [d for d in found if d.n == n]:
             show(f"n = {n}", own)
     show("all", found)

@@ -25,7 +25,7 @@ from graftage.learn.gram import Floats
 
 # Standard deviations, in error rate. These and the next were chosen, as round numbers in the middle of those that did
 # alike, with 100 pictures of five sets from which no figure is taken: sign-digits, hymenoptera, CIFAR-10, Fashion-MNIST
-# and pictograms by category (`bench/choose.py`).
+# and pictograms by category (`bench/design_sets.py`, `bench/choose.py`).
 NETWORK = 0.05  # of a network's part
 WAY = 0.03  # of a way's
 REST = 0.03  # of what is left

@@ -61,7 +61,7 @@ def race(
         entrants: the networks as they were pretrained; names differ.
         y: int64 (n,) classes of the pictures.
         groups: int64 (n,), what must not be torn apart.
-        seed: of the rounds' pictures, the folds and the bootstrap.
+        seed: of the rounds' pictures, the folds and the draws of who is the best.
         most: work that may be spent.
         variants: other ways of using a network, asked for once.
         joined: two networks side by side, None where they do not go together.
@@ -74,14 +74,14 @@ def race(
     Raises:
         OptionError: `most` does not cover the first round of a single entrant.
     """
-    field = _Field(y, groups, seed, most, last)
-    field.require_work(entrants)
-    field.enter([*entrants, *(variant for entrant in entrants for variant in variants(entrant))])
-    yield from field.run(SINGLES * most)
-    yield from field.pair(joined)
-    if field.both is None or not field.both.pays:
-        yield from field.run(most)
-    return field.result()
+    known = _Field(y, groups, seed, most, last)
+    known.require_work(entrants)
+    known.enter([*entrants, *(variant for entrant in entrants for variant in variants(entrant))])
+    yield from known.run(SINGLES * most)
+    yield from known.pair(joined)
+    if known.both is None or not known.both.pays:
+        yield from known.run(most)
+    return known.result()
 
 
 def round_sizes(n: int, n_classes: int, last: int | None = None) -> tuple[int, ...]:
@@ -165,7 +165,7 @@ class _Field:
         found, highest = None, 0.0
         for j, runner in enumerate(racing):
             i = runner.last + 1
-            if i == len(self.rounds) or self._hopeless(racing, belief, j):
+            if i == len(self.rounds) or self._hopeless(racing, belief, j, belief.leader):
                 continue
             if (price := self._price(runner, i)) > most - self.spent:
                 continue
@@ -180,18 +180,18 @@ class _Field:
         scores = [[sounding.scores for sounding in runner.soundings] for runner in racing]
         return racing, believe([runner.entrant for runner in racing], scores, self.counts)
 
-    def _hopeless(self, racing: Sequence[_Runner], belief: Belief, j: int) -> bool:
-        """Whether entrant j is hardly ever better than the leader: as is believed, and by what was measured, too.
+    def _hopeless(self, racing: Sequence[_Runner], belief: Belief, j: int, against: int) -> bool:
+        """Whether entrant j is hardly ever better than another: as is believed, and by what was measured, too.
 
         What is known beforehand throws no network out before it was seen, but other ways of using one it does.
         """
-        own, leader = racing[j], racing[belief.leader]
-        if own is leader or belief.better(j, belief.leader) >= HOPELESS:
+        own, other = racing[j], racing[against]
+        if own is other or belief.better(j, against) >= HOPELESS:
             return False
-        if not own.soundings or not leader.soundings:
+        if not own.soundings or not other.soundings:
             return own.entrant.network != own.entrant.name
-        i = min(own.last, leader.last)
-        gains = leader.soundings[i].scores - own.soundings[i].scores
+        i = min(own.last, other.last)
+        gains = other.soundings[i].scores - own.soundings[i].scores
         error = float(gains.std()) / np.sqrt(self.counts[i])
         return bool(ndtr(gains.mean() / max(error, 1e-12)) < HOPELESS)
 
@@ -256,7 +256,7 @@ class _Field:
 
     def _fate(self, racing: Sequence[_Runner], belief: Belief, j: int, at: int, winner: int) -> tuple[Fate, str]:
         pictures = f"{len(self.rounds[racing[j].last]):,} pictures"
-        if j != winner and self._hopeless(racing, belief, j):
+        if self._hopeless(racing, belief, j, winner):
             return "dropped", f"{pictures}: hardly ever better than {racing[winner].entrant.name}"
         if racing[j].last < at:
             return "left out", f"{pictures}: what was allowed was spent before another round"

@@ -21,7 +21,8 @@ Statistic = Callable[[NDArray[np.float64]], NDArray[np.float64]]  # row weights 
 # The standard error of a cross-validated score is larger than the held-out pictures show, since every model learnt from
 # nearly the same ones; nothing in one run tells by how much (Bengio and Grandvalet 2004; Bates, Hastie and Tibshirani
 # 2024). So it is multiplied by the root mean square of (score - truth) / standard error over 240 trainings on 60 to 250
-# pictures of four sets that no figure is taken from (CIFAR-10, two of its classes, Fashion-MNIST, pictograms).
+# pictures of four sets that no figure is taken from (`bench/design_sets.py`; 1.14 on another sample of these sets,
+# `bench/results/honesty.txt`).
 CROSS_VALIDATED = 1.12
 
 LEVEL = 0.95  # of every interval, unless a caller says otherwise
