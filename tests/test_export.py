@@ -19,7 +19,7 @@ import graftage as gr
 from graftage.data.decode import decode
 from graftage.data.inputs import Input
 from graftage.features.preprocess import FITS
-from graftage.learn.head import Head
+from graftage.learn.head import Head, transform
 from graftage.learn.temperature import softmax
 from graftage.measure.unlike import Scale, Unlike, fit_geometry, held_out_scores, left_out
 from graftage.serve import checking, flagging, targets
@@ -204,13 +204,30 @@ def heads() -> list[Head]:
     ]
 
 
+@pytest.mark.parametrize("exact", [True, False])
 @pytest.mark.parametrize("head", heads(), ids=["unit", "root", "hidden", "arc-cosine", "gaussian"])
-def test_every_kind_of_head_is_the_same_in_the_graph(head: Head) -> None:
+def test_every_kind_of_head_is_the_same_in_the_graph(head: Head, exact: bool) -> None:
     X = np.random.default_rng(2).normal(size=(30, 20)).astype(np.float32)
     X[0] = 0  # features without a direction
     expected = softmax(head.logits(X) / 0.6)
     with torch.inference_mode():
-        assert HeadGraph(head, 0.6)(torch.from_numpy(X)).numpy() == pytest.approx(expected, abs=2e-6)
+        found = HeadGraph(head, 0.6, exact=exact)(torch.from_numpy(X)).numpy()
+    assert found == pytest.approx(expected, abs=2e-6)
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_thousands_of_large_coefficients_that_cancel_keep_their_digits(exact: bool) -> None:
+    rng = np.random.default_rng(3)
+    around = np.abs(rng.normal(size=40))  # all features have a direction in common, as those of networks do
+    support = transform(around + rng.normal(size=(3000, 40)) / 2, "unit")
+    coefficients = rng.normal(scale=40.0, size=(2, 3000))
+    coefficients -= coefficients.mean(axis=1, keepdims=True)
+    plain = Head.linear("unit", np.zeros((2, 40)), np.zeros(2))
+    head = replace(plain, kernel="gaussian", scale=0.6, support=support, coefficients=coefficients.astype(np.float32))
+    X = (around + rng.normal(size=(50, 40)) / 2).astype(np.float32)
+    with torch.inference_mode():
+        found = HeadGraph(head, 30.0, exact=exact)(torch.from_numpy(X)).numpy()
+    assert np.abs(found - softmax(head.logits(X) / 30.0)).max() < 1e-5  # added in float32, one by one: 2e-5
 
 
 @pytest.mark.parametrize(("n", "d", "k"), [(300, 200, 3), (150, 12, 2), (900, 40, 130)])

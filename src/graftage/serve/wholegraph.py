@@ -14,7 +14,7 @@ from graftage.errors import BackboneError, BundleError, ExportError
 from graftage.features.building import build
 from graftage.features.keras_itself import is_keras
 from graftage.features.squaring import KNOWN, Square
-from graftage.learn.head import Head
+from graftage.learn.head import Head, kernel_of_inner
 from graftage.serve.bundle import Bundle
 from graftage.serve.unlikegraph import UnlikeGraph
 
@@ -22,6 +22,7 @@ LARGEST_SIDE = 65_535  # pixels
 OUTPUTS = ("probabilities", "unlike_p", "unlike")  # names; a model without a detector has the first alone
 _EXAMPLE = (67, 53)  # height and width of the picture that is traced: any will do
 _TINY = 1e-12  # as in `head.transform`
+_BLOCK = 16  # kernel values that are added to each other first
 
 
 class WholeGraph(nn.Module):
@@ -32,7 +33,7 @@ class WholeGraph(nn.Module):
 
     Args:
         bundle: the model.
-        exact: whether the resize makes its coefficients in float64, see `squaring.Square`.
+        exact: whether the runtime computes in float64 where the graph says so, see `squaring.Square`.
 
     Raises:
         ExportError: its network cannot be built here, or its resize is none that a graph can hold.
@@ -62,7 +63,7 @@ class WholeGraph(nn.Module):
             raise BundleError(f"the model's network cannot be built here: {error}") from error
         self.register_buffer("scale", torch.from_numpy(scale).view(3, 1, 1), persistent=False)
         self.register_buffer("shift", torch.from_numpy(shift).view(3, 1, 1), persistent=False)
-        self.head = HeadGraph(bundle.head, bundle.temperature)
+        self.head = HeadGraph(bundle.head, bundle.temperature, exact=exact)
         detector = bundle.decisions.unlike
         self.unlike = None if detector is None else UnlikeGraph(detector)
 
@@ -80,21 +81,37 @@ class WholeGraph(nn.Module):
 
 
 class HeadGraph(nn.Module):
-    """`Head.logits`, divided by the temperature, through the softmax: float32 (b, D) → (b, K)."""
+    """`Head.logits`, divided by the temperature, through the softmax: float32 (b, D) → (b, K).
+
+    The kernel part adds thousands of large numbers of both signs, of which little remains: added one after the other in
+    float32 they lose three digits.
+
+    Args:
+        head: the head.
+        temperature: of the calibration.
+        exact: whether to add them in float64; else their distances from a middle value, in blocks, for engines that
+            would take float32 anyway.
+    """
 
     weights: torch.Tensor
     coefficients: torch.Tensor
     bias: torch.Tensor
     support: torch.Tensor
+    remains: torch.Tensor
     hidden_weights: torch.Tensor
     hidden_bias: torch.Tensor
 
-    def __init__(self, head: Head, temperature: float) -> None:
+    def __init__(self, head: Head, temperature: float, *, exact: bool = True) -> None:
         super().__init__()
         self._transform, self._kernel, self._scale = head.transform, head.kernel, head.scale
-        self._temperature = temperature
-        for name in ("weights", "bias", *(("coefficients", "support") if head.kernel else ())):
+        self._temperature, self._exact = temperature, exact
+        for name in ("weights", "bias", *(("support",) if head.kernel else ())):
             self.register_buffer(name, _tensor(getattr(head, name)), persistent=False)
+        if head.kernel:
+            self._middle = 0.0 if exact else float(kernel_of_inner(_usual(head), head.kernel, head.scale))
+            remains = _tensor(self._middle * head.coefficients.sum(axis=1, dtype=np.float64))
+            self.register_buffer("remains", remains, persistent=False)
+            self.register_buffer("coefficients", _coefficients(head.coefficients, exact=exact), persistent=False)
         self._hidden = head.hidden is not None
         if head.hidden is not None:
             self.register_buffer("hidden_weights", _tensor(head.hidden[0]), persistent=False)
@@ -106,8 +123,16 @@ class HeadGraph(nn.Module):
         hidden = torch.relu(rows @ self.hidden_weights.T + self.hidden_bias) if self._hidden else rows
         logits = hidden @ self.weights.T + self.bias
         if self._kernel:
-            logits = logits + self._of_inner(rows @ self.support.T) @ self.coefficients.T
+            logits = logits + self._summed(self._of_inner(rows @ self.support.T))
         return torch.softmax(logits / self._temperature, dim=1)
+
+    def _summed(self, values: torch.Tensor) -> torch.Tensor:
+        """Kernel values (b, m), times the coefficients: (b, K)."""
+        if self._exact:
+            return (values.to(torch.float64) @ self.coefficients).to(torch.float32)
+        blocks, block, _ = self.coefficients.shape
+        padded = nn.functional.pad(values - self._middle, (0, blocks * block - values.shape[1]))
+        return (padded.reshape(-1, blocks, 1, block) @ self.coefficients).sum((1, 2)) + self.remains
 
     def _transformed(self, features: torch.Tensor) -> torch.Tensor:
         if self._transform == "plain":
@@ -123,6 +148,22 @@ class HeadGraph(nn.Module):
             return torch.exp((torch.clamp(inner, max=1.0) - 1.0) * (2.0 / self._scale))
         cosine = torch.clamp((inner + 1.0) / 2.0, -1.0, 1.0)
         return (torch.sqrt(1.0 - cosine * cosine) + torch.acos(-cosine) * cosine) / np.pi
+
+
+def _usual(head: Head) -> NDArray[np.float64]:
+    """() mean inner product of the pictures kept."""
+    mean = head.support.mean(axis=0, dtype=np.float64)
+    return np.asarray(mean @ mean)
+
+
+def _coefficients(coefficients: NDArray[np.float32], *, exact: bool) -> torch.Tensor:
+    """(K, m) → (m, K) in float64, or (blocks, `_BLOCK`, K) in float32, with zeros at the end."""
+    if exact:
+        return torch.from_numpy(np.ascontiguousarray(coefficients.T, np.float64))
+    classes, m = coefficients.shape
+    padded = np.zeros((-(-m // _BLOCK) * _BLOCK, classes), np.float32)
+    padded[:m] = coefficients.T
+    return torch.from_numpy(padded.reshape(-1, _BLOCK, classes))
 
 
 def _tensor(array: NDArray[np.float32]) -> torch.Tensor:
