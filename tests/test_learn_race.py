@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from graftage.errors import OptionError
 from graftage.learn.entries import Ask, Entrant, Questions, Raced, Sounding, Variants
-from graftage.learn.race import nested, race, round_sizes
+from graftage.learn.race import SINGLES, nested, race, round_sizes
 from graftage.learn.search import Candidate, Trial
 
 SPREAD = 0.15
@@ -98,7 +98,7 @@ def test_who_is_out_never_returns_and_the_work_is_kept(levels: list[float], n: i
     try:
         raced = audience.run(race(entrants, y, groups, seed=seed, most=most, variants=sizes_of))
     except OptionError:
-        assert most < round_sizes(n, 3)[0] + 3  # not even one first round
+        assert SINGLES * most < round_sizes(n, 3)[0] + 3  # not even one first round
         return
     assert raced.work <= most + 1e-9
     assert raced.work == pytest.approx(sum(ask.work for ask in audience.asked))
@@ -274,6 +274,21 @@ def test_when_time_is_up_what_is_known_is_ranked() -> None:
     assert {p.entrant.name: p.pictures for p in raced.places} == seen
     assert all(p.pictures >= len(raced.rows) for p in raced.places if p.fate == "ranked")
     assert raced.winner.fate == "ranked"
+
+
+@given(st.lists(st.floats(0.1, 0.5), min_size=3, max_size=6), st.integers(0, 2**16), st.floats(1, 2.5))
+@settings(max_examples=25, deadline=None)
+def test_those_that_got_too_few_pictures_have_a_chance_and_all_chances_are_one(
+    levels: list[float], seed: int, share: float
+) -> None:
+    entrants, known = field(levels)
+    raced = Audience(known, seed).run(race(entrants, *pictures(300), seed=seed, most=share * 300))
+    order = [p.fate for p in raced.places if p.pictures]
+    assert order == sorted(order, key=("ranked", "left out", "dropped").index)
+    chances = [p.best for p in raced.places if p.fate in ("ranked", "left out") and p.pictures]
+    assert all(0 <= chance <= 1 for chance in chances)
+    assert sum(chances) <= 1 + 1e-9
+    assert sum(chances) > 0.5 or "dropped" in order
 
 
 def test_too_little_work_for_anyone_is_an_error() -> None:

@@ -372,6 +372,20 @@ def test_the_recommendation_names_a_faster_one() -> None:
     assert alone.endswith("all 1 others fell behind on these pictures.")
 
 
+def test_the_recommendation_says_when_more_time_may_find_a_better_one() -> None:
+    def row(name: str, best: float, fate: str) -> dict[str, object]:
+        found = {"name": name, "fate": fate, "accuracy": vars(estimate(0.9)), "picture_seconds": 0.01, "reason": "few"}
+        return {**found, "probability_best": best}
+
+    rows = (row("a", 0.4, "ranked"), row("b", 0.35, "left out"), row("c", 0.25, "left out"))
+    assert rankstory.recommendation(rows) == (
+        "Take a: 90.0 % (88.0 to 92.0) expected, the best of 3 with probability 40 %. 2 others were looked at on fewer "
+        "pictures and may be better: a longer --budget tells."
+    )
+    sure = rankstory.recommendation((row("a", 0.9, "ranked"), row("b", 0.1, "left out")))
+    assert sure.endswith("the best of 2 with probability 90 %.")
+
+
 def test_a_candidate_of_unknown_kind_is_refused_by_name() -> None:
     with pytest.raises(BackboneError, match="Did you mean"):
         find("bundled/efficientnet_lite")

@@ -1,6 +1,6 @@
 """What a ranking says: lines for the terminal, the page, and the record beside it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from graftage.report.pareto import Spot
 from graftage.report.rank import RankPage, Row
 from graftage.writing import finite
 
+SURE = 0.5  # probability of being the best above which no more time is advised
 _HEADS = ("P(best)", "All pictures", "One picture", "from its file", "Weights", "Licence")
 _SCORES = ("LogME", "Nearest neighbours", "Linear probe", "its log-loss")
 
@@ -86,7 +87,7 @@ def _record(ranking: Ranking, place: Place, accuracy: Mapping[str, Estimate], n:
         "pictures": place.pictures,
         "accuracy": None if score is None else dict(vars(score)),
         "expected_half_brier": finite(place.expected),
-        "probability_best": finite(place.best) if place.fate == "ranked" else None,
+        "probability_best": None if place.fate == "dropped" else finite(place.best),
         "embed_seconds": None if speed is None else speed * n,
         "picture_seconds": None if use.cost is None else use.cost.forward,
         "picture_seconds_with_decoding": None if use.cost is None else use.cost.whole,
@@ -98,24 +99,37 @@ def _record(ranking: Ranking, place: Place, accuracy: Mapping[str, Estimate], n:
 
 
 def recommendation(rows: tuple[Mapping[str, Any], ...]) -> str:
-    """One sentence, with its reason."""
+    """One sentence or two, with the reason."""
     ranked = [row for row in rows if row["fate"] == "ranked"]
+    open_ones = [row for row in rows if row["fate"] == "left out" and row["probability_best"]]
     best = ranked[0]
     words = f"Take {best['name']}: {_percent(best)} expected"
-    if len(ranked) == 1:
+    if len(ranked) == 1 and not open_ones:
         others = sum(row["fate"] == "dropped" for row in rows)
         return f"{words}, {f'all {others} others fell behind on these pictures' if others else 'the only candidate'}."
-    words += f", the best of {len(rows)} with probability {100 * best['probability_best']:.0f} %"
+    words += f", the best of {len(rows)} with probability {100 * best['probability_best']:.0f} %{_faster(ranked)}."
+    if best["probability_best"] > SURE or not open_ones:
+        return words
+    return f"{words} {_counted(len(open_ones))} looked at on fewer pictures and may be better: a longer --budget tells."
+
+
+def _faster(ranked: Sequence[Mapping[str, Any]]) -> str:
+    """What the first one costs that takes much less time than the best, "" if there is none."""
+    best = ranked[0]
     faster = [row for row in ranked[1:] if row["picture_seconds"] < 0.7 * best["picture_seconds"]]
     if not faster:
-        return f"{words}."
+        return ""
     other = faster[0]
     points = 100 * (best["accuracy"]["value"] - other["accuracy"]["value"])
     less = f"{points:.1f} points less" if points > 0.05 else "no less"
     return (
-        f"{words}; {other['name']} takes {100 * other['picture_seconds'] / best['picture_seconds']:.0f} % of its time "
-        f"for {less}, and is the best with probability {100 * other['probability_best']:.0f} %."
+        f"; {other['name']} takes {100 * other['picture_seconds'] / best['picture_seconds']:.0f} % of its time "
+        f"for {less}, and is the best with probability {100 * other['probability_best']:.0f} %"
     )
+
+
+def _counted(others: int) -> str:
+    return "Another was" if others == 1 else f"{others} others were"
 
 
 def _percent(row: Mapping[str, Any]) -> str:
@@ -146,7 +160,9 @@ def summary(rows: tuple[Mapping[str, Any], ...], said: str, n: int, path: Path) 
 
 
 def _why(row: Mapping[str, Any]) -> str:
-    return f"{row['fate']}: {row['reason']}" if row["reason"] else str(row["fate"])
+    chance = row.get("probability_best")
+    words = row["fate"] if chance is None else f"{row['fate']}, the best with probability {100 * chance:.0f} %"
+    return f"{words}: {row['reason']}" if row["reason"] else words
 
 
 def _score_cells(row: Mapping[str, Any]) -> tuple[str, ...]:

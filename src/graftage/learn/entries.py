@@ -83,8 +83,8 @@ class Place:
         pictures: on how many it was last measured.
         sounding: how it did there; None if it was never measured.
         expected: mean score, shrunk to the prior; infinite if it was never measured.
-        best: probability that it is the best, 0 to 1; of those not ranked, of being better than the leader when they
-            were dropped.
+        best: probability that it is the best of those measured, 0 to 1; of one dropped, of being better than the
+            winner; not a number if it was never measured.
     """
 
     entrant: Entrant
@@ -106,7 +106,8 @@ class Raced:
     """The result.
 
     Attributes:
-        places: best first: those ranked, then those dropped, later ones first, then those that could not be measured.
+        places: best first: those ranked, then those for whom there was no more work, measured on fewer pictures,
+            then those dropped, then those never measured.
         rows: int64 (m,) of the last round; y: their classes; held: int64 (R, m) their folds.
         work: spent.
         rounds: pictures of each round.

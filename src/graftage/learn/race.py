@@ -239,10 +239,10 @@ class _Field:
         places = list[Place]()
         for j in measured:
             fate, reason = self._fate(racing, belief, j, at, measured[0])
-            best = float(chances[j] / known) if fate == "ranked" else belief.better(j, measured[0])
+            best = belief.better(j, measured[0]) if fate == "dropped" else float(chances[j] / known)
             shown = racing[j].soundings[min(at, racing[j].last)]
             places.append(self._place(racing[j], fate, reason, shown, SCALE * float(belief.mean[j]), best))
-        places.sort(key=lambda place: ("ranked", "dropped", "left out").index(place.fate))
+        places.sort(key=lambda place: ("ranked", "left out", "dropped").index(place.fate))
         places += [
             self._place(racing[j], "left out", "what was allowed was spent on others", None)
             for j, runner in enumerate(racing)
@@ -305,7 +305,7 @@ class _Both:
         pictures, (gain, error) = len(self.answer.scores), self._gain()
         if self.pays:
             better = float(ndtr(gain / max(error, 1e-12)))
-            rest = [replace(p, best=p.best * (1 - better)) if p.fate == "ranked" else p for p in places]
+            rest = [p if p.fate == "dropped" else replace(p, best=p.best * (1 - better)) for p in places]
             first = Place(self.entrant, "ranked", "", pictures, self.answer, places[0].expected - gain, better)
             return [first, *rest]
         ranked = sum(place.fate == "ranked" for place in places)
