@@ -92,3 +92,10 @@ def test_a_file_name_keeps_its_path_as_title(path: str) -> None:
 
 def test_paragraphs_are_separated_by_blank_lines() -> None:
     assert markup.paragraphs("one\n\n two & three \n\n\n") == "<p>one</p><p>two &amp; three</p>"
+
+
+@given(anything.map("".join))
+def test_prose_is_the_same_text_with_its_flags_kept_whole(words: str) -> None:
+    made = markup.prose(f"{words} --budget-s 5m")
+    assert made.endswith('<span class="nowrap">--budget-s</span> 5m')
+    assert made.replace('<span class="nowrap">', "").replace("</span>", "") == markup.text(f"{words} --budget-s 5m")

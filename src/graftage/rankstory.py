@@ -154,15 +154,22 @@ def summary(rows: tuple[Mapping[str, Any], ...], said: str, n: int, path: Path) 
         )
         extra = "".join(f"{value:>20}" for value in _score_cells(row)) if more else ""
         lines.append(f"{row['name']:<{wide}}  {_percent(row):<24}" + "".join(f"{c:>11}" for c in cells) + extra)
-    lines += [f"{row['name']:<{wide}}  {_why(row)}" for row in rows if row["fate"] != "ranked"]
+    lines += [f"{row['name']:<{wide}}  {_told(row)}" for row in rows if row["fate"] != "ranked"]
     at = ranked[0]["pictures"]
     return (*lines, said, f"{at:,} of {n:,} pictures to learn from looked at, no test picture; {path}")
 
 
 def _why(row: Mapping[str, Any]) -> str:
+    return f"{row['fate']}: {row['reason']}" if row["reason"] else str(row["fate"])
+
+
+def _chance(row: Mapping[str, Any]) -> str:
     chance = row.get("probability_best")
-    words = row["fate"] if chance is None else f"{row['fate']}, the best with probability {100 * chance:.0f} %"
-    return f"{words}: {row['reason']}" if row["reason"] else words
+    return "" if chance is None else f"{100 * chance:.0f} %"
+
+
+def _told(row: Mapping[str, Any]) -> str:
+    return f"{_why(row)}; the best with probability {_chance(row)}" if _chance(row) else _why(row)
 
 
 def _score_cells(row: Mapping[str, Any]) -> tuple[str, ...]:
@@ -197,7 +204,7 @@ def page(
             Row(row["name"], Estimate(**row["accuracy"]), _cells(row, more), "recommended" if row is ranked[0] else "")
             for row in ranked
         ),
-        out=tuple((row["name"], _why(row)) for row in rows if row["fate"] != "ranked"),
+        out=tuple((row["name"], _chance(row), _why(row)) for row in rows if row["fate"] != "ranked"),
         facts={
             "pictures to learn from": f"{n:,}",
             "looked at": f"{ranked[0]['pictures']:,} in the last round",

@@ -255,11 +255,11 @@ class _Field:
         return Raced(tuple(places), self.rounds[at], self.labels[at], self.held[at], self.spent, sizes)
 
     def _fate(self, racing: Sequence[_Runner], belief: Belief, j: int, at: int, winner: int) -> tuple[Fate, str]:
-        pictures = f"{len(self.rounds[racing[j].last]):,} pictures"
+        after = f"after {len(self.rounds[racing[j].last]):,} pictures"
         if self._hopeless(racing, belief, j, winner):
-            return "dropped", f"{pictures}: hardly ever better than {racing[winner].entrant.name}"
+            return "dropped", f"{after} hardly ever better than {racing[winner].entrant.name}"
         if racing[j].last < at:
-            return "left out", f"{pictures}: what was allowed was spent before another round"
+            return "left out", f"{after} what was allowed was spent"
         return "ranked", ""
 
     def _place(

@@ -45,6 +45,11 @@ def text(value: object) -> str:
     return html.escape(clean(value), quote=True)
 
 
+def prose(value: object) -> str:
+    """Text between tags in which no flag, such as --budget, is broken over two lines."""
+    return re.sub(r"--[a-z][a-z-]*", r'<span class="nowrap">\g<0></span>', text(value))
+
+
 def estimate(words: str) -> str:
     """What `Estimate.percent` or `Estimate.number` says, with the interval set apart; the words stay the same."""
     value, bracket, interval = words.partition(" (")
@@ -101,12 +106,12 @@ def tag(words: str, kind: str = "") -> str:
 
 def paragraphs(words: str) -> str:
     """Text as paragraphs; a blank line starts a new one."""
-    return "".join(f"<p>{text(p.strip())}</p>" for p in re.split(r"\n\s*\n", words) if p.strip())
+    return "".join(f"<p>{prose(p.strip())}</p>" for p in re.split(r"\n\s*\n", words) if p.strip())
 
 
 def facts(pairs: Mapping[str, str]) -> str:
     """Names and values as a definition list; empty where there are none."""
-    items = "".join(f"<div><dt>{text(name)}</dt><dd>{text(value)}</dd></div>" for name, value in pairs.items())
+    items = "".join(f"<div><dt>{text(name)}</dt><dd>{prose(value)}</dd></div>" for name, value in pairs.items())
     return f'<dl class="facts">{items}</dl>' if items else ""
 
 

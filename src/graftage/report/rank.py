@@ -38,7 +38,7 @@ class RankPage:
         spots: for the figure.
         heads: of the columns after the score.
         rows: best first.
-        out: (name, why) of those that are not ranked.
+        out: (name, probability of being the best or "", why) of those that are not ranked.
         facts: names and values.
         how: paragraphs on how it was got.
     """
@@ -49,7 +49,7 @@ class RankPage:
     spots: tuple[Spot, ...]
     heads: tuple[str, ...]
     rows: tuple[Row, ...]
-    out: tuple[tuple[str, str], ...]
+    out: tuple[tuple[str, str, str], ...]
     facts: Mapping[str, str]
     how: str
 
@@ -58,7 +58,7 @@ def render(page: RankPage) -> str:
     """The whole page as one string that UTF-8 can hold."""
     parts: Mapping[str, str] = {
         "title": text(page.title),
-        "verdict": text(page.verdict),
+        "verdict": markup.prose(page.verdict),
         "notices": "".join(f"<li>{text(note)}</li>" for note in page.notes),
         "facts": markup.facts(page.facts),
         "figure": _figure(page),
@@ -88,5 +88,6 @@ def _rows(page: RankPage) -> str:
 def _out(page: RankPage) -> str:
     if not page.out:
         return ""
-    rows = (f'<th scope="row">{text(name)}</th><td>{text(why)}</td>' for name, why in page.out)
-    return "<h3>Not ranked</h3>" + markup.table("Networks that are not ranked", ("Network", "Why"), rows)
+    rows = (f'<th scope="row">{text(name)}</th>{markup.cells(chance, why)}' for name, chance, why in page.out)
+    heads = ("Network", "P(best)", "Why")
+    return "<h3>Not ranked</h3>" + markup.table("Networks that are not ranked", heads, rows)
