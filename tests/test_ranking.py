@@ -354,6 +354,8 @@ def test_the_front_holds_what_nothing_beats_in_both() -> None:
     assert chart.count('class="front"') == 2
     assert "<x>" not in chart
     assert pareto_chart([]) == ""
+    alone = pareto_chart([Spot("a", 30.3, estimate(0.9))])  # no round number of milliseconds is near
+    assert re.search(r'text-anchor="middle">30</text>', alone)
 
 
 def test_the_recommendation_names_a_faster_one() -> None:

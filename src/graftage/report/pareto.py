@@ -47,9 +47,8 @@ def pareto_chart(spots: Sequence[Spot]) -> str:
         return _HEIGHT * min(max((high - score) / (high - low), 0.0), 1.0)
 
     lines = "".join(_across(low + i * step, y) for i in range(round((high - low) / step) + 1))
-    ticks = "".join(
-        f'<text x="{x(t)}" y="{_HEIGHT + 20}" text-anchor="middle">{t:g}</text>' for t in _TICKS if first < t < last
-    )
+    named = [t for t in _TICKS if first < t < last] or [float(f"{spots[0].milliseconds:.2g}")]
+    ticks = "".join(f'<text x="{x(t)}" y="{_HEIGHT + 20}" text-anchor="middle">{t:g}</text>' for t in named)
     name = f'<text x="50%" y="{_HEIGHT + 40}" text-anchor="middle">milliseconds for a picture</text>'
     best = front(spots)
     steps = "".join(
