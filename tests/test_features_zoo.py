@@ -14,6 +14,7 @@ from graftage.errors import BackboneError, OptionError
 from graftage.features import zoo
 from graftage.features.bundled import BUNDLED
 from graftage.features.zoo import (
+    SETS,
     Facts,
     Measured,
     Wish,
@@ -277,15 +278,20 @@ def test_the_prior_is_a_difference() -> None:
     assert prior_gap(a, a) == 0
 
 
-def test_our_own_measurements_come_before_the_prior() -> None:
+def test_our_own_measurements_and_what_is_expected_are_weighed() -> None:
     a, b = known_fact("bundled/efficientnet_lite0"), known_fact("bundled/efficientnet_lite2")
     flowers, signs = Measured("flowers", 300, 75.0, 0.5), Measured("signs", 300, 96.0, 0.2)
     a = replace(a, measured=(flowers, signs, Measured("only a", 300, 10.0, 1.0)))
     b = replace(b, measured=(replace(flowers, score=74.0), replace(signs, score=96.5), replace(signs, n=100)))
-    assert prior_gap(a, b) == pytest.approx(-0.25)
-    assert prior_gap(b, a) == pytest.approx(0.25)
-    assert prior_gap(a, b, without="flowers") == pytest.approx(0.5)  # judged there, it does not know the answer
-    assert prior_gap(a, replace(b, measured=())) != prior_gap(a, b)
+    expected = prior_gap(a, replace(b, measured=()))
+    assert expected == pytest.approx(0.5 * (expected_top1(b) - expected_top1(a)))
+    assert prior_gap(a, b) == pytest.approx((SETS * expected - 1.0 + 0.5) / (SETS + 2))
+    assert prior_gap(b, a) == pytest.approx(-prior_gap(a, b))
+    without = prior_gap(a, b, without="flowers")  # judged there, it does not know the answer
+    assert without == pytest.approx((SETS * expected + 0.5) / (SETS + 1))
+    masked = replace(a, pretraining="mae:in1k")  # nothing is expected of it, but what was measured counts
+    assert prior_gap(replace(masked, measured=()), b) is None
+    assert prior_gap(masked, b) == pytest.approx(-0.25)
 
 
 def test_our_own_measurements_are_read_from_the_package(monkeypatch: pytest.MonkeyPatch) -> None:

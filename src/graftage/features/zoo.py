@@ -38,6 +38,7 @@ _SPDX = {name.lower(): name for name in _COMMERCIAL}
 _USE = {True: "yes", False: "no", None: UNKNOWN}
 _VARIANT = re.compile(r"(?:@[0-9]{1,5}|#[0-9]{1,3})+$")
 _NAMED = 3  # alternatives in a sentence
+SETS = 4  # sets of our own benchmark that what is expected of a network counts as
 
 
 @dataclass(frozen=True)
@@ -284,8 +285,9 @@ def prior_gap(a: Facts, b: Facts, *, without: str = "") -> float | None:
     The difference in ImageNet-1k accuracy, measured or expected, times a slope: accuracy on other pictures goes along
     with it (Kornblith et al., Do Better ImageNet Models Transfer Better?, CVPR 2019), but by less than point for point;
     the half that is taken is an assumption. Where our own benchmark has measured both with as many pictures of the same
-    sets, it is the mean difference there. None where nothing can be said: weights that have only ever filled in masked
-    pictures are poor as frozen features, and by how much varies.
+    sets, it is the mean of those differences and of the expected one, which counts as `SETS` sets. None where nothing
+    can be said: weights that have only ever filled in masked pictures are poor as frozen features, and by how much
+    varies.
 
     Args:
         a: one network.
@@ -294,11 +296,10 @@ def prior_gap(a: Facts, b: Facts, *, without: str = "") -> float | None:
     """
     own = {(m.set, m.n): m.score for m in a.measured if m.set != without}
     gaps = [m.score - own[m.set, m.n] for m in b.measured if (m.set, m.n) in own]
-    if gaps:
-        return sum(gaps) / len(gaps)
     if any(_masked_only(f) or not f.features for f in (a, b)):
-        return None
-    return _prior()["points_per_point"] * (expected_top1(b) - expected_top1(a))
+        return sum(gaps) / len(gaps) if gaps else None
+    expected = float(_prior()["points_per_point"] * (expected_top1(b) - expected_top1(a)))
+    return (SETS * expected + sum(gaps)) / (SETS + len(gaps))
 
 
 def _masked_only(facts: Facts) -> bool:
