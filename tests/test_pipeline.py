@@ -12,6 +12,7 @@ from PIL import Image
 
 import graftage as gr
 import photos
+from graftage.measure.interval import CROSS_VALIDATED, wilson
 from graftage.pipeline import fit
 from photos import BROKEN, by_id, changed, graftage, read_json, save, table
 
@@ -329,9 +330,12 @@ def test_locked_pictures_never_touch_the_model(class_folders: Path, locked: Path
 
 def test_cross_validation_can_be_asked_for_and_its_folds_told(class_folders: Path, tmp_path: Path) -> None:
     train(class_folders, tmp_path / "run", "--test", "none", "--folds", "3x2", "--fit", "crop")
-    how = read_json(tmp_path / "run" / "metrics.json")["how"]
-    assert "3-fold cross-validation, repeated 2 times" in how
+    metrics = read_json(tmp_path / "run" / "metrics.json")
+    assert "3-fold cross-validation, repeated 2 times" in metrics["how"]
     assert len(table(tmp_path / "run" / "predictions.csv")) == 48
+    for simple in metrics["baselines"]:  # their intervals are those of cross-validation, too
+        found, usual = simple["accuracy"], wilson(simple["accuracy"]["value"], metrics["scores"]["effective_n"])
+        assert found["low"] == pytest.approx(found["value"] + CROSS_VALIDATED * (usual.low - usual.value))
 
 
 @pytest.mark.parametrize("test", ["0.3", "none"])

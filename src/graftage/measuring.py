@@ -15,6 +15,7 @@ from graftage.learn.search import Candidate, Trial
 from graftage.learn.temperature import softmax
 from graftage.measure.compare import paired
 from graftage.measure.decide import Answers
+from graftage.measure.interval import CROSS_VALIDATED
 from graftage.measure.projection import flat_map
 from graftage.measure.promises import Promises
 from graftage.measure.scores import Scores, majority, score
@@ -168,7 +169,7 @@ def _cross_validated(table: Table, learnt: Learnt, others: Others, seed: int, *,
         f"{k} nearest neighbours": held_out_knn(table.X, table.y, learnt.held[0], k=k, n_classes=n_classes),
         **({} if tuned is None else {"head on frozen features": head}),
     }
-    shown = _baselines(simple, p, table.y, table.groups, classes=classes, seed=seed)
+    shown = _baselines(simple, p, table.y, table.groups, classes=classes, seed=seed, wider=CROSS_VALIDATED)
     how = _explain_folds(learnt.held, len(trials))
     scores = corrected_scores(plain, corrected)
     listed = _tried(trials, learnt.trial if tuned is None else tuned.trial, table.y)
@@ -183,14 +184,19 @@ def _baselines(
     *,
     classes: Sequence[str],
     seed: int,
+    wider: float = 1.0,
 ) -> tuple[Baseline, ...]:
-    """Simpler classifiers' probabilities, scored on the same pictures and compared picture by picture."""
+    """Simpler classifiers' probabilities, scored on the same pictures and compared picture by picture.
+
+    The intervals of their scores are `wider` times as wide; that of the difference is of these very pictures.
+    """
     ours = probabilities.argmax(axis=1) == y
     shown = []
     for name, p in simple.items():
         scores = score(p, y, classes=classes, groups=groups, rng=np.random.default_rng([seed, 6]))
         against = paired(ours, p.argmax(axis=1) == y, groups, rng=np.random.default_rng([seed, 7]))
-        shown.append(Baseline(name, scores.accuracy, scores.macro_f1, against.difference, against.p))
+        accuracy, macro_f1 = scores.accuracy.widened(wider), scores.macro_f1.widened(wider)
+        shown.append(Baseline(name, accuracy, macro_f1, against.difference, against.p))
     return tuple(shown)
 
 
