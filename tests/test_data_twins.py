@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
+from threadpoolctl import threadpool_limits
 
 from graftage.data.decode import decode
 from graftage.data.likeness import likeness, shrunk
@@ -179,6 +180,21 @@ def test_likeness_of_a_picture_with_itself_is_one(scenes: Bytes) -> None:
 def test_likeness_sees_through_light_and_contrast(scenes: Bytes) -> None:
     darker = (scenes * 0.7 + 20).round().astype(np.uint8)
     assert likeness(scenes, darker).min() > 0.97
+
+
+def test_a_picture_compared_with_many_is_compared_with_each(scenes: Bytes, copies: dict[str, Bytes]) -> None:
+    others, rows = copies["5 % cut, top left"][:30], np.arange(30) // 3
+    assert (likeness(scenes[:10], others, rows=rows) == likeness(scenes[rows], others)).all()
+
+
+def test_copies_are_the_same_bits_however_many_threads_the_linear_algebra_has(copies: dict[str, Bytes]) -> None:
+    rows = np.concatenate([copies["jpeg 75"], copies["1.3 x"]])
+    found = []
+    for threads in (1, 2, 3):
+        with threadpool_limits(threads, user_api="blas"):
+            found.append(find_twins(rows, alone(2 * N)))
+    assert len({twins.pairs for twins in found}) == 1
+    assert len(found[0].pairs) >= N - 1
 
 
 def test_tau_is_calibrated_by_pictures_of_different_classes() -> None:

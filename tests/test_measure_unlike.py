@@ -4,11 +4,14 @@ import math
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import stats
 from sklearn.covariance import ledoit_wolf
 from sklearn.metrics import roc_auc_score
 from sklearn.neighbors import NearestNeighbors
+from threadpoolctl import threadpool_limits
 
 from graftage.measure import unlike
 from graftage.measure.unlike import (
@@ -189,6 +192,18 @@ def test_what_is_elsewhere_is_flagged() -> None:
     strange = detector.p_values(rng.normal(size=(50, 30)), p[:50])
     assert (strange <= detector.false_alarm).mean() > 0.95
     assert strange.min() > 0
+
+
+@settings(max_examples=30, deadline=None)
+@given(n=st.integers(1, 70), cut=st.integers(0, 70), threads=st.integers(1, 3), seed=st.integers(0, 2**31))
+def test_parts_and_threads_make_no_difference_to_the_bits(n: int, cut: int, threads: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    X, y = clouds(150, int(rng.integers(20, 160)), int(rng.integers(1, 40)), rng)
+    geometry = fit_geometry(X, y, rng=rng)
+    Q = (rng.normal(size=(n, X.shape[1])) + 3).astype(np.float32)
+    together = geometry.scores(Q)
+    with threadpool_limits(threads, user_api="blas"):
+        assert (np.concatenate([geometry.scores(Q[:cut]), geometry.scores(Q[cut:])]) == together).all()
 
 
 def test_company_makes_no_difference_to_the_bits() -> None:

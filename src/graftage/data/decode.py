@@ -340,8 +340,8 @@ def _load(opened: _Opened, data: bytes, cover: int | None) -> None:
     with _faults(data, opened.format):
         if cover is not None and opened.format == "JPEG":
             image = opened.image
-            scale = _scale(min(image.size), cover)
-            image.draft(image.mode, (max(1, image.width // scale), max(1, image.height // scale)))
+            if (scale := _scale(min(image.size), cover)) > 1:
+                image.draft(image.mode, (max(1, image.width // scale), max(1, image.height // scale)))
         opened.image.load()
 
 

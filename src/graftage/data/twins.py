@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
+from threadpoolctl import threadpool_limits
 
 from graftage.data.likeness import SIDE, SIGNATURE, Common, common_detail, likeness, shrunk
 from graftage.data.split import renumbered
@@ -39,6 +40,7 @@ _MOST: Final = 12  # neighbours that are candidates if they are nearer than τ
 _BAR: Final = 0.4  # cosine of coarse thumbnails, below which nothing is a candidate
 _FAR: Final = 0.7  # cosine of features, likewise
 _BLOCK: Final = 1024  # rows compared with all others at a time
+_ROWS: Final = 64  # rows of two kinds that a core's cache holds
 _PROJECTED: Final = 256  # features are projected to so many dimensions where there are many pictures
 _MANY: Final = 10_000
 _SAMPLED: Final = 2000  # rows that τ is found on
@@ -105,7 +107,7 @@ def find_twins(
         unit = _unit(X[first])
         tau = threshold(unit, labels)
         i, j, near = _near_features(unit, tau)
-        turned = np.einsum("ij,ij->i", plain[i], mirrored[j]) > np.einsum("ij,ij->i", plain[i], plain[j])
+        turned = _products(plain, i, mirrored, j) > _products(plain, i, plain, j)
         pairs.append(_ordered(i, j, turned))
         alike = _components(len(first), i[near], j[near])[group]
     one, other, flip = (np.concatenate(column) for column in zip(*pairs, strict=True))
@@ -179,11 +181,13 @@ def compared(
 ) -> Floats:
     """Likeness of A[one] and B[other], the latter mirrored where `flip` says so: float32 (P,)."""
     like = np.empty(len(one), np.float32)
-    for start in range(0, len(one), _BLOCK):
-        part = slice(start, start + _BLOCK)
-        others = B[other[part]]
-        others = np.where(flip[part, None, None], others[:, :, ::-1], others)
-        like[part] = likeness(A[one[part]], others, common)
+    with threadpool_limits(1, user_api="blas"):  # `likeness` has threads of its own: more would wait for each other
+        for start in range(0, len(one), _BLOCK):
+            part = slice(start, start + _BLOCK)
+            others = B[other[part]]
+            others = np.where(flip[part, None, None], others[:, :, ::-1], others)
+            distinct, rows = np.unique(one[part], return_inverse=True)
+            like[part] = likeness(A[distinct], others, common, rows=rows)
     return like
 
 
@@ -251,10 +255,17 @@ def _near_features(unit: Floats, tau: float) -> tuple[Ints, Ints, NDArray[np.boo
         rng = np.random.default_rng(0)
         seen = _unit(unit @ rng.standard_normal((unit.shape[1], _PROJECTED), dtype=np.float32))
     i, j, rank = _top(seen, seen, k=_MOST, bar=_FAR - (0.1 if seen is not unit else 0), own=True)
-    cosine = np.einsum("ij,ij->i", unit[i], unit[j])
+    cosine = _products(unit, i, unit, j)
     near = cosine > tau
     kept = near | ((rank < _NEAREST) & (cosine >= _FAR))
     return i[kept], j[kept], near[kept]
+
+
+def _products(A: Floats, i: Ints, B: Floats, j: Ints) -> Floats:
+    """Inner products of A[i] with B[j], a few rows at a time: (P,)."""
+    parts = [slice(start, start + _ROWS) for start in range(0, len(i), _ROWS)]
+    found = [np.einsum("ij,ij->i", A[i[part]], B[j[part]]) for part in parts]
+    return np.concatenate(found) if found else np.zeros(0, np.float32)
 
 
 def _top(A: Floats, B: Floats, *, k: int, bar: float, own: bool) -> tuple[Ints, Ints, Ints]:

@@ -15,7 +15,7 @@ Ints = NDArray[np.int64]
 Floats = NDArray[np.float32]
 Bytes = NDArray[np.uint8]
 
-_WAY: Final = "1"  # of searching: another one is another name
+_WAY: Final = "2"  # of searching: another one is another name
 
 
 def known_twins(thumbnails: Bytes, exact: Ints, *, X: Floats, y: Ints, colours: Bytes) -> Twins:

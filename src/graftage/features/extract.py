@@ -290,7 +290,8 @@ class _Seer:
         flat = [square for own in squares for square in own]
         rows: list[NDArray[np.float32]] = []
         for start in range(0, len(flat), self.forward.batch):
-            rows += list(self.forward(np.stack(flat[start : start + self.forward.batch])))
+            some = flat[start : start + self.forward.batch]
+            rows += list(self.forward(some[0][None] if len(some) == 1 else np.stack(some)))
         left = iter(rows)
         return [tuple(islice(left, len(own))) for own in squares]
 

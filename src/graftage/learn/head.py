@@ -96,25 +96,15 @@ class Head:
         if self.kernel:
             for start in range(0, len(rows), _TOGETHER):
                 part = slice(start, start + _TOGETHER)
-                for z, inner in zip(out[part], self._inner(rows[part]), strict=True):
+                for z, inner in zip(out[part], inner_products(rows[part], self.support), strict=True):
                     values = kernel_of_inner(inner.astype(np.float64), self.kernel, self.scale)
                     z += np.einsum("km,m->k", self.coefficients, values)
         return out
 
     def _plain(self, row: NDArray[np.float32]) -> Floats:
         if self.hidden is not None:
-            row = np.maximum(_products(self.hidden[0], row) + self.hidden[1], np.float32(0))
-        return np.asarray(_products(self.weights, row) + self.bias, dtype=np.float64)
-
-    def _inner(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
-        """(n, m) of rows with the support, a piece of the support at a time: it is read from memory once for all."""
-        inner = np.empty((len(rows), len(self.support)), np.float32)
-        piece = max(8, _PIECE // self.features)
-        for start in range(0, len(self.support), piece):
-            some = slice(start, start + piece)
-            for row, out in zip(rows, inner, strict=True):
-                out[some] = _products(self.support[some], row)
-        return inner
+            row = np.maximum(inner_products(row[None], self.hidden[0])[0] + self.hidden[1], np.float32(0))
+        return np.asarray(inner_products(row[None], self.weights)[0] + self.bias, dtype=np.float64)
 
     def to_json(self) -> dict[str, object]:
         """Everything that is not a tensor."""
@@ -162,15 +152,23 @@ def blend(heads: Sequence[Head], temperatures: Sequence[float]) -> Head:
     )
 
 
-def _products(rows: NDArray[np.float32], one: NDArray[np.float32]) -> NDArray[np.float32]:
-    """(n,) inner products of rows (n, D) with one (D,).
+def inner_products(rows: NDArray[np.float32], kept: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Inner products of rows (n, D) with `kept` (m, D): float32 (n, m), each the same bits whatever its company.
 
     A BLAS splits matrices by the number of threads, which belongs to the whole process, and so does OpenBLAS its inner
-    products of more than 10,000 numbers; those of fewer are summed in one order always, as by einsum, but faster.
+    products of more than 10,000 numbers; those of fewer are summed in one order always, as by einsum, but faster. What
+    is kept is read from memory once for all rows, a piece at a time.
     """
-    if rows.shape[1] > _SHORT:
-        return np.asarray(np.einsum("nd,d->n", rows, one))
-    return np.asarray(np.vecdot(rows, one))
+    D = rows.shape[1]
+    out = np.empty((len(rows), len(kept)), np.float32)
+    piece = max(8, _PIECE // max(D, 1))
+    for start in range(0, len(kept), piece):
+        some = slice(start, start + piece)
+        if D > _SHORT:
+            out[:, some] = [np.einsum("nd,d->n", kept[some], row) for row in rows]
+        else:
+            np.vecdot(kept[None, some], rows[:, None], out=out[:, some])
+    return out
 
 
 def _kept(values: Any) -> NDArray[np.float32]:  # an array, or the sum of arrays that mypy takes for a number

@@ -20,7 +20,7 @@ count as spread alike in all directions, so that a distance needs r coordinates 
 With D = r nothing is left over and the formulas are the textbook's.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any, Self
@@ -28,7 +28,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from graftage.learn.head import transform
+from graftage.learn.head import inner_products, transform
 
 Floats = NDArray[np.float64]
 Reals = NDArray[np.floating[Any]]
@@ -45,7 +45,7 @@ GAMMA, TOP = 0.1, 100  # of GEN, as published: the power, and how many of the la
 _OVERSAMPLED, _ITERATIONS = 12, 3  # of the randomised subspace
 TAIL = 0.1  # share of the held-out scores whose exceedances a tail is fitted to
 _FOLDS, _JUDGED = (5, 20), 6000  # fewest and most folds, and pictures that all the folds' geometries see, about
-_QUERIES = 512  # rows looked at together
+_QUERIES, _TOGETHER = 512, 32  # rows looked at together, with BLAS and without; the results do not depend on it
 SCORES = ("relative_mahalanobis", "mahalanobis", "neighbour_distance", "generalised_entropy")
 
 
@@ -83,21 +83,24 @@ class Geometry:
 
         Row by row and without BLAS: the same picture gets the same bits whatever its company.
         """
-        found = [self._of(np.einsum("rd,d->r", self.basis, row)[None], row[None])[0] for row in transform(X, "unit")]
-        return np.array(found, dtype=np.float64).reshape(len(found), 3)
+        return self._scores(X, _TOGETHER, inner_products)
 
     def quick_scores(self, X: Reals) -> Floats:
         """`scores` by BLAS: many times as fast for many rows, and the same but for rounding."""
-        rows = transform(X, "unit")
-        parts = [rows[i : i + _QUERIES] for i in range(0, len(rows), _QUERIES)]
-        return np.concatenate([self._of(part @ self.basis.T, part) for part in parts] or [np.zeros((0, 3))])
+        return self._scores(X, _QUERIES, lambda rows, kept: np.asarray(rows @ kept.T))
 
-    def _of(self, inside: Singles, rows: Singles) -> Floats:
-        """Scores (q, 3) from coordinates (q, r) and rows of length 1 (q, D)."""
+    def _scores(self, X: Reals, together: int, products: Callable[[Singles, Singles], Singles]) -> Floats:
+        rows = transform(X, "unit")
+        parts = [rows[start : start + together] for start in range(0, len(rows), together)]
+        return np.concatenate([self._of(part, products) for part in parts] or [np.zeros((0, 3))])
+
+    def _of(self, rows: Singles, products: Callable[[Singles, Singles], Singles]) -> Floats:
+        """Scores (q, 3) of rows of length 1 (q, D), by a way to multiply (q, d) with (m, d) to (q, m)."""
+        inside = products(rows, self.basis)  # (q, r)
         left_over = np.maximum(np.einsum("qd,qd->q", rows, rows) - np.einsum("qr,qr->q", inside, inside), 0.0)
         own = _squares(np.einsum("sr,qr->qs", self.within, inside), self.means).min(axis=1)
         every = _squares(np.einsum("sr,qr->qs", self.total, inside), self.centre[None])[:, 0]
-        cosine = np.einsum("mr,qr->qm", self.bank, inside) if len(inside) == 1 else inside @ self.bank.T
+        cosine = products(inside, self.bank)
         nearest = np.partition(cosine, cosine.shape[1] - self.k, axis=1)[:, cosine.shape[1] - self.k]
         # outside the subspace both covariances are the same: it cancels in the relative distance
         return np.stack([own - every, own + left_over / float(self.outside[0]), 1.0 - nearest], axis=1)
@@ -127,9 +130,14 @@ class Geometry:
 
 def _squares(a: Singles, b: Singles) -> Floats:
     """Squared distances of rows (q, r) from rows (m, r): (q, m), by the sum itself, which does not cancel."""
-    if len(a) == 1:
-        return np.asarray(np.square(b - a).sum(axis=1, dtype=np.float64)[None])
-    return np.stack([np.square(a - row).sum(axis=1, dtype=np.float64) for row in b], axis=1)
+    if len(a) < len(b):
+        return np.stack([_lengths(b - row) for row in a])
+    return np.stack([_lengths(a - row) for row in b], axis=1)
+
+
+def _lengths(rows: Singles) -> Floats:
+    """Squared lengths (n,) of rows (n, r); each sum in an order of its own, which numpy's casts while summing break."""
+    return np.asarray(np.square(rows).astype(np.float64).sum(axis=1))
 
 
 def fit_geometry(X: Reals, y: Ints, *, rng: np.random.Generator, dimensions: int = DIMENSIONS) -> Geometry:
