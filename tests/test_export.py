@@ -353,6 +353,25 @@ def test_a_network_that_no_graph_holds_is_refused(model: Predictor) -> None:
         WholeGraph(keras)
 
 
+class Bessel(torch.nn.Module):
+    """A network that ONNX has no operator for."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.special.bessel_j0(x)
+
+
+def test_a_network_that_onnx_does_not_know_is_refused_with_the_cause(tmp_path: Path) -> None:
+    program = torch.export.export(Bessel(), (torch.rand(3),))
+    with pytest.raises(gr.ExportError) as caught:
+        targets.write_onnx(program, tmp_path / "model.onnx")
+    said = str(caught.value)
+    assert said.startswith("the model's network cannot be written as ONNX (No ONNX function found for ")
+    assert "bessel_j0" in said
+    assert said.endswith("); try --to torch")
+    assert said.isprintable()  # no colours of a terminal, one line
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_bad_input_ends_with_2_and_says_what_to_do(run: Path, class_folders: Path, tmp_path: Path) -> None:
     model = run / "model.safetensors"
     alone = shutil.copy(model, tmp_path / "alone.safetensors")

@@ -259,7 +259,7 @@ def test_embed_writes_the_bytes_of_one_process(
     pytest.importorskip("ray.data")
     words = ("embed", *mixed[:3], "--id-col", "sku", "--backbone", f"{weights_file('test_efficientnet')}@32")
     alone = photos.graftage(*words, "-o", tmp_path / "alone.parquet")
-    spread = photos.graftage(*words, "-o", tmp_path / "spread.parquet", "--ray", "--ray-workers", 2)
+    spread = photos.graftage("embed", "--ray", *words[1:], "-o", tmp_path / "spread.parquet", "--ray-workers", 2)
     assert spread.status == alone.status == 0, spread.err
     assert (tmp_path / "spread.parquet").read_bytes() == (tmp_path / "alone.parquet").read_bytes()
 
