@@ -19,6 +19,13 @@ if os.environ.get("CI"):  # the same examples every time: a run of CI tells of t
 os.environ["HF_HUB_OFFLINE"] = "1"  # the hub's client reads it when it is first imported
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_setupnodes(specs: list[Any]) -> None:
+    """Processes that share the tests share the cores, too: more threads than cores would wait for each other."""
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        os.environ.setdefault(name, str(max((os.cpu_count() or 1) // len(specs), 1)))
+
+
 @pytest.fixture(autouse=True, scope="session")
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """One cache for the whole session: networks are converted once, and the user's own cache is never touched."""
