@@ -259,9 +259,9 @@ def test_a_killed_command_goes_on_with_a_cluster_or_without(
 ) -> None:
     """No row is lost or doubled, parts are whole, and what drift says is that of a run that was not killed."""
     paths = listing(mixed).read_text()
-    (tmp_path / "list").write_text(paths * 40)
+    (tmp_path / "list").write_text(paths * 120)
     words = ("predict", run, *mixed[:3], "--list", tmp_path / "list", "--id-col", "sku", "--format", "parquet",
-             "--rows-per-part", 800)  # fmt: skip
+             "--rows-per-part", 2000)  # fmt: skip
     target, note = tmp_path / "parts", tmp_path / "parts" / ".resume"
     noted = 0
     for ray in (("--ray", address), ()):
@@ -283,8 +283,7 @@ def test_a_killed_command_goes_on_with_a_cluster_or_without(
 
 def killed_after(rows: int, note: Path, *words: object) -> int:
     """Runs a command in a process that is killed once it has noted so many rows; how many it had noted then."""
-    often = "import sys; from graftage import cli; from graftage.serve import outputs; outputs._SECONDS = 0.05"
-    command = [sys.executable, "-c", f"{often}; sys.exit(cli.main())", *map(str, words)]
+    command = [sys.executable, "-m", "graftage", *map(str, words)]
     with subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as process:
         while process.poll() is None and rows_of(note) < rows:
             time.sleep(0.02)
