@@ -36,6 +36,7 @@ from photos import graftage
 from test_data_colour import BLUE, GREEN, RED, linear_profile
 
 pytest.importorskip("onnxruntime")
+pytestmark = pytest.mark.usefixtures("onnx_once")
 FORMATS = ("onnx", "openvino", "torch")
 # runs a program as a machine without graftage would
 WITHOUT = "import runpy, sys; sys.modules['graftage'] = None; sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0])"
