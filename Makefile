@@ -12,7 +12,7 @@ demo: $(READY)
 	$(BIN)/graftage demo -o demo
 
 test: $(READY)
-	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n $(TESTERS) --dist loadfile
+	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n $(TESTERS) --dist loadfile --no-loadscope-reorder
 
 lint: $(READY)
 	$(BIN)/ruff check src tests bench

@@ -1,8 +1,10 @@
 """What all tests share: a cache of their own, no network, and pictures made on the fly."""
 
+import hashlib
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,23 @@ if os.environ.get("CI"):  # the same examples every time: a run of CI tells of t
     settings.load_profile("ci")
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # the hub's client reads it when it is first imported
+
+
+# What takes a minute or more, the longest first: begun last, one process would be at it while the others have nothing.
+LONG = ("export_precision", "tuning", "fleet", "export", "pipeline", "export_networks", "features_squaring", "explain")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The long files come first; the others keep their order."""
+    long = [f"test_{name}" for name in LONG]
+    items.sort(key=lambda item: long.index(item.path.stem) if item.path.stem in long else len(long))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_setupnodes(specs: list[Any]) -> None:
+    """Processes that share the tests share the cores, too: more threads than cores would wait for each other."""
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        os.environ.setdefault(name, str(max((os.cpu_count() or 1) // len(specs), 1)))
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -76,6 +95,31 @@ def weights_file(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pa
         return path
 
     return make
+
+
+@pytest.fixture(scope="session")
+def onnx_once() -> Iterator[None]:
+    """What PyTorch has once written as ONNX is copied where the very same graph, tensors and all, comes again."""
+    from graftage.serve import export, targets
+
+    write, written = targets.write_onnx, dict[str, bytes]()
+
+    def once(program: Any, path: Path) -> None:
+        known = hashlib.sha256(program.graph_module.code.encode())
+        known.update(f"{program.graph_signature} {program.range_constraints}".encode())
+        for name, tensor in sorted({**program.state_dict, **program.constants}.items()):
+            known.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            known.update(tensor.detach().numpy().tobytes())
+        if (key := known.hexdigest()) not in written:
+            write(program, path)
+            written[key] = path.read_bytes()
+        path.write_bytes(written[key])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(targets, "write_onnx", once)
+        patch.setattr(export, "write_onnx", once)
+        patch.setitem(targets.TARGETS, "onnx", replace(targets.TARGETS["onnx"], write=once))
+        yield
 
 
 @pytest.fixture

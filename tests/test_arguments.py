@@ -1,8 +1,12 @@
-"""Arguments that are not known: what was probably meant, in a sentence, and exit status 2."""
+"""Arguments in any order; those that are not known: what was probably meant, in a sentence, and exit status 2."""
 
 import argparse
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from graftage.arguments import SYNONYMS, KindParser
 from graftage.cli import _parser
@@ -123,6 +127,75 @@ def test_negative_numbers_are_values() -> None:
 
 def test_flags_are_not_abbreviated() -> None:
     assert refused("train", "photos", "--see", "7").endswith("unrecognized arguments: --see; did you mean --seed?")
+
+
+def parsed(*words: str) -> dict[str, object]:
+    """What a command is given, text for text."""
+    return {name: str(value) for name, value in vars(_parser().parse_args(words)).items()}
+
+
+ORDERS = {
+    "predict": (["M", "a.jpg", "t.csv"], [["--id-col", "sku"], ["-o", "x.csv"], ["--all"], ["-j2"], ["--ray", "h:1"]]),
+    "embed": (["a.jpg", "-", "-"], [["-o", "x.npz"], ["-0"], ["--fit=crop"], ["--root", "r"], ["--ray"]]),
+    "explain": (["M", "a.jpg", "b.jpg"], [["--class", "robin"], ["--similar", "3"], ["-o", "x.html"]]),
+    "serve": (["M", "ants=N"], [["--port", "9000"], ["--no-auth"], ["--host", "here"]]),
+    "clean": (["photos", "problems.csv"], [["--undo"]]),
+    "evaluate": (["M", "photos"], [["--against", "N"], ["--seed", "7"]]),
+}
+
+
+@pytest.mark.parametrize("command", ORDERS)
+@given(draws=st.data())
+def test_arguments_and_flags_come_in_any_order(command: str, draws: st.DataObject) -> None:
+    places, flags = ORDERS[command]
+    shuffled = draws.draw(st.permutations([*(("place", [place]) for place in places), *(("flag", f) for f in flags)]))
+    left: Iterator[str] = iter(places)  # they keep their own order
+    words = [word for kind, some in shuffled for word in ([next(left)] if kind == "place" else some)]
+    assert parsed(command, *words) == parsed(command, *places, *(word for flag in flags for word in flag))
+
+
+def test_behind_two_dashes_all_are_arguments() -> None:
+    found = vars(_parser().parse_args(["predict", "M", "--ray", "a.jpg", "-0o", "x.csv", "--", "--all", "-5", "b.jpg"]))
+    assert (str(found["model"]), found["paths"]) == ("M", ["a.jpg", "--all", "-5", "b.jpg"])
+    assert (found["ray"], found["null"], str(found["output"]), found["all"]) == ("local", True, "x.csv", False)
+
+
+def test_a_flag_that_takes_several_takes_those_behind_it() -> None:
+    found = parsed("export", "M", "--check", "a", "b", "--to", "onnx")
+    assert found == parsed("export", "--to", "onnx", "--check", "a", "b", "-o", "x", "M") | {"output": "None"}
+
+
+@pytest.mark.parametrize(
+    "address", ["auto", "local", "10.0.0.7:6379", "head-node.lan:6379", "[::1]:6379", "ray://head:10001"]
+)
+@pytest.mark.parametrize("command", ["predict M", "embed -o x.npz"])
+def test_ray_takes_an_address(command: str, address: str) -> None:
+    for words in (["--ray", address, "a.jpg"], ["a.jpg", f"--ray={address}"]):
+        found = vars(_parser().parse_args([*command.split(), *words]))
+        assert (found["ray"], found["paths"]) == (address, ["a.jpg"])
+
+
+@pytest.mark.parametrize(
+    "path", ["photos", "photos/", "./auto", "a.jpg", "s-{000..999}.tar", "-", "/data/a:b.jpg", "C:\\photos", ""]
+)
+@pytest.mark.parametrize("command", ["predict M", "embed -o x.npz"])
+def test_what_is_no_address_behind_ray_is_an_input(
+    command: str, path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos").mkdir()
+    found = vars(_parser().parse_args([*command.split(), "--ray", path, "b.jpg"]))
+    assert (found["ray"], found["paths"]) == ("local", [path, "b.jpg"])
+    says = f"argument --ray: {path!r} is no address: auto, local, HOST:PORT or ray://HOST:PORT"
+    assert refused(*command.split(), f"--ray={path}", "b.jpg").endswith(says)
+
+
+@pytest.mark.parametrize("command", ["predict M", "embed -o x.npz"])
+def test_what_is_neither_is_told(command: str) -> None:
+    says = "neither a file or folder that is there nor an address: auto, local, HOST:PORT or ray://HOST:PORT"
+    for words in (["--ray", "photoss"], ["a.jpg", "--ray", "photoss"]):
+        said = graftage(*command.split(), *words)
+        assert (said.status, said.err) == (2, f"graftage: --ray photoss: {says}\n")
 
 
 def test_known_arguments_pass() -> None:

@@ -36,6 +36,7 @@ from photos import graftage
 from test_data_colour import BLUE, GREEN, RED, linear_profile
 
 pytest.importorskip("onnxruntime")
+pytestmark = pytest.mark.usefixtures("onnx_once")
 FORMATS = ("onnx", "openvino", "torch")
 # runs a program as a machine without graftage would
 WITHOUT = "import runpy, sys; sys.modules['graftage'] = None; sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0])"
@@ -368,6 +369,25 @@ def test_a_network_that_no_graph_holds_is_refused(model: Predictor) -> None:
     keras = replace(model.bundle, backbone=replace(model.bundle.backbone, id="keras/VGG16", architecture="keras/VGG16"))
     with pytest.raises(gr.ExportError, match="keras/VGG16, is run by Keras"):
         WholeGraph(keras)
+
+
+class Bessel(torch.nn.Module):
+    """A network that ONNX has no operator for."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.special.bessel_j0(x)
+
+
+def test_a_network_that_onnx_does_not_know_is_refused_with_the_cause(tmp_path: Path) -> None:
+    program = torch.export.export(Bessel(), (torch.rand(3),))
+    with pytest.raises(gr.ExportError) as caught:
+        targets.write_onnx(program, tmp_path / "model.onnx")
+    said = str(caught.value)
+    assert said.startswith("the model's network cannot be written as ONNX (No ONNX function found for ")
+    assert "bessel_j0" in said
+    assert said.endswith("); try --to torch")
+    assert said.isprintable()  # no colours of a terminal, one line
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_bad_input_ends_with_2_and_says_what_to_do(run: Path, class_folders: Path, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from graftage.serve.bundle import Bundle
 from graftage.serve.bundle import save as save_bundle
 
 pytest.importorskip("onnxruntime")
+pytestmark = pytest.mark.usefixtures("onnx_once")
 
 
 @pytest.fixture(scope="module", params=["test_vit", "test_resnet#2", "test_resnet+test_efficientnet#2"])

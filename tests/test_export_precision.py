@@ -25,6 +25,7 @@ from test_export import WITHOUT
 
 onnx: Any = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
+pytestmark = pytest.mark.usefixtures("onnx_once")
 
 
 @pytest.fixture(scope="module")

@@ -1,10 +1,13 @@
 """Work that is spread over a Ray cluster: the rows of one process, whatever dies."""
 
+import contextlib
 import io
 import os
 import re
+import secrets
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tarfile
@@ -197,14 +200,53 @@ def test_what_cannot_be_is_said(flags: tuple[str, ...], message: str, run: Path,
 # ---------------------------------------------------------------- with a cluster of two workers
 
 
+@pytest.fixture(scope="module", autouse=True)
+def own_token(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Clusters of these tests ask for a token made for them alone; else Ray keeps one in the user's home."""
+    path = tmp_path_factory.mktemp("ray") / "token"
+    path.write_text(secrets.token_hex(32))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_AUTH_MODE", "token")
+        patch.setenv("RAY_AUTH_TOKEN_PATH", str(path))
+        yield
+
+
+@pytest.fixture(scope="module")
+def address(own_cache: Path) -> Iterator[str]:
+    """HOST:PORT of a cluster for all tests below but the first: starting one takes longer than what is asked of it."""
+    pytest.importorskip("ray.data")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    start = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", f"--port={port}"]
+    alone = ["--node-ip-address=127.0.0.1", "--include-dashboard=false", "--disable-usage-stats"]
+    ray = subprocess.Popen(
+        [*start, *alone, "--num-cpus=2", f"--object-store-memory={2**28}"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+        env={**os.environ, "RAY_worker_niceness": "0"},
+    )
+    try:
+        for _ in range(600):
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+                break
+            time.sleep(0.1)
+        yield f"127.0.0.1:{port}"
+    finally:
+        os.killpg(ray.pid, signal.SIGKILL)  # all that it has started; asked kindly, it takes half a minute
+        ray.wait()
+
+
 def test_predict_writes_the_bytes_of_one_process(run: Path, mixed: list[Path | str], tmp_path: Path) -> None:
     pytest.importorskip("ray.data")
     words = ("predict", run, *mixed, "--list", listing(mixed), "--id-col", "sku", "--all")
     told = "--most-worth", 5, "--drift-report"
     alone = photos.graftage(*words, "-o", tmp_path / "alone.csv", *told, tmp_path / "alone.json")
     spread = photos.graftage(
-        *words, "-o", tmp_path / "spread.csv", *told, tmp_path / "spread.json", "--ray", "--ray-workers", 2
-    )
+        "predict", "--ray", *words[1:], "-o", tmp_path / "spread.csv", *told, tmp_path / "spread.json",
+        "--ray-workers", 2,
+    )  # fmt: skip
     assert spread.status == alone.status == 0, spread.err
     assert (tmp_path / "spread.csv").read_bytes() == (tmp_path / "alone.csv").read_bytes()
     assert (tmp_path / "spread.json").read_bytes() == (tmp_path / "alone.json").read_bytes()
@@ -212,21 +254,22 @@ def test_predict_writes_the_bytes_of_one_process(run: Path, mixed: list[Path | s
     assert spread.out == alone.out.replace("alone.csv", "spread.csv")
 
 
-def test_a_killed_command_goes_on_with_a_cluster_or_without(run: Path, mixed: list[Path | str], tmp_path: Path) -> None:
+def test_a_killed_command_goes_on_with_a_cluster_or_without(
+    run: Path, mixed: list[Path | str], address: str, tmp_path: Path
+) -> None:
     """No row is lost or doubled, parts are whole, and what drift says is that of a run that was not killed."""
-    pytest.importorskip("ray.data")
     paths = listing(mixed).read_text()
     (tmp_path / "list").write_text(paths * 120)
     words = ("predict", run, *mixed[:3], "--list", tmp_path / "list", "--id-col", "sku", "--format", "parquet",
              "--rows-per-part", 2000)  # fmt: skip
     target, note = tmp_path / "parts", tmp_path / "parts" / ".resume"
     noted = 0
-    for ray in (("--ray", "--ray-workers", 2), ()):
+    for ray in (("--ray", address), ()):
         killed = killed_after(noted + 400, note, *words, "-o", target, "--drift", "--resume", *ray)
         assert killed > noted
         noted = killed
     report = "--drift-report", tmp_path / "parts.json"
-    last = photos.graftage(*words, "-o", target, *report, "--resume", "--ray", "--ray-workers", 2)
+    last = photos.graftage(*words, "-o", target, *report, "--resume", "--ray", address)
     assert last.status == 0, last.err
     assert f"goes on after {noted:,} rows" in last.err
     whole = photos.graftage(*words, "-o", tmp_path / "whole", "--drift-report", tmp_path / "whole.json")
@@ -254,18 +297,18 @@ def rows_of(note: Path) -> int:
 
 
 def test_embed_writes_the_bytes_of_one_process(
-    weights_file: Callable[[str], Path], mixed: list[Path | str], tmp_path: Path
+    weights_file: Callable[[str], Path], mixed: list[Path | str], address: str, tmp_path: Path
 ) -> None:
-    pytest.importorskip("ray.data")
     words = ("embed", *mixed[:3], "--id-col", "sku", "--backbone", f"{weights_file('test_efficientnet')}@32")
     alone = photos.graftage(*words, "-o", tmp_path / "alone.parquet")
-    spread = photos.graftage(*words, "-o", tmp_path / "spread.parquet", "--ray", "--ray-workers", 2)
+    spread = photos.graftage("embed", "--ray", address, *words[1:], "-o", tmp_path / "spread.parquet")
     assert spread.status == alone.status == 0, spread.err
     assert (tmp_path / "spread.parquet").read_bytes() == (tmp_path / "alone.parquet").read_bytes()
 
 
-def test_a_killed_worker_loses_and_doubles_nothing(run: Path, class_folders: Path, tmp_path: Path) -> None:
-    pytest.importorskip("ray.data")
+def test_a_killed_worker_loses_and_doubles_nothing(
+    run: Path, class_folders: Path, address: str, tmp_path: Path
+) -> None:
     paths = [str(path) for path in sorted(class_folders.rglob("*.jpg"))[::2]]
     model = load(run)
     expected = model.predict(paths)
@@ -283,7 +326,8 @@ def test_a_killed_worker_loses_and_doubles_nothing(run: Path, class_folders: Pat
         return slowly
 
     found, killed = [], 0
-    with cluster("local", workers=2) as count:
+    with cluster(address) as count:
+        assert count == 2
         for block in spread(pieces, make, workers=count, limits=DEFAULT_LIMITS):
             found += [one.prediction for one in blocks.to_answers(block)]
             if len(found) in (5, 14):

@@ -60,7 +60,7 @@ def test_files_lists_tables_and_shards_give_the_same_answers(model: Path, some: 
     expected = answers(tmp_path / "1.csv")
     assert [row[0] for row in expected] == ["ok"] * 6 + ["rejected"]
     graftage("predict", model, "--list", tmp_path / "list", "-o", tmp_path / "2.csv")
-    graftage("predict", model, tmp_path / "t.csv", "--id-col", "sku", "--root", some, "-o", tmp_path / "3.csv")
+    graftage("predict", model, "--id-col", "sku", "--root", some, tmp_path / "t.csv", "-o", tmp_path / "3.csv")
     said = graftage("predict", model, f"{tmp_path}/s-{{0..0}}.tar", "-o", tmp_path / "4.csv")
     assert said.status == 0, said.err
     assert answers(tmp_path / "2.csv") == answers(tmp_path / "3.csv") == expected

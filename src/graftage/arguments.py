@@ -5,8 +5,10 @@ Nothing is guessed silently: flags are not abbreviated, and whoever mistypes get
 
 import argparse
 import sys
+from collections import deque
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
+from itertools import islice, takewhile
 from typing import Any, Final, NoReturn, TypeVar
 
 # Names that other tools have for what one of our flags or positional arguments does. Several are given in the order of
@@ -140,12 +142,66 @@ class KindParser(argparse.ArgumentParser):
         super().__init__(*args, **{"allow_abbrev": False, **options})
 
     def parse_known_args(self, args: Sequence[str] | None = None, namespace: N | None = None) -> Any:  # type: ignore[override]
-        """As of argparse, but what is not known is an error at once: a command knows its own flags best."""
+        """As of argparse, but arguments and flags may come in any order, and what is not known is an error at once."""
         given = list(sys.argv[1:] if args is None else args)
-        found, unknown = super().parse_known_args(given, namespace)
+        ordered = given if self._has_commands() else self._ordered(given)
+        found, unknown = super().parse_known_args(ordered, namespace)
         if unknown:
             self.error(self._unrecognized(unknown))
         return found, unknown
+
+    def _has_commands(self) -> bool:
+        return any(action.nargs == argparse.PARSER for action in self._actions)
+
+    def _ordered(self, given: Sequence[str]) -> list[str]:
+        """The same words, those without a flag together: argparse fills MODEL and PATH... from the first of them alone.
+
+        They come first, or, if there is a "--", last and behind it, since what it guards may look like flags.
+        """
+        end = given.index("--") if "--" in given else len(given)
+        places: list[str] = []
+        flags: list[str] = []
+        words = deque(given[:end])
+        while words:
+            word = words.popleft()
+            if not self._like_flag(word):
+                places.append(word)
+                continue
+            flags.append(word)
+            flags += self._values(word, words)
+        guarded = given[end + 1 :]
+        return [*flags, "--", *places, *guarded] if guarded else [*places, *flags]
+
+    def _values(self, flag: str, words: deque[str]) -> list[str]:
+        """Takes off the words that are values of the flag before them."""
+        action = self._last_of(flag)
+        nargs = 0 if action is None else action.nargs
+        most = nargs if isinstance(nargs, int) else 1 if nargs in (None, argparse.OPTIONAL) else len(words)
+        values = list(takewhile(lambda word: not self._like_flag(word), islice(words, most)))
+        if action is not None and nargs == argparse.OPTIONAL and not all(self._can_be(action, word) for word in values):
+            return []
+        return [words.popleft() for _ in values]
+
+    def _last_of(self, flag: str) -> argparse.Action | None:
+        """What takes the words that follow: -o of "-o", -o of "-0o"; None for --flag=value and -ovalue."""
+        while flag not in self._option_string_actions and len(flag) > 2:
+            first = self._option_string_actions.get(flag[:2])
+            if first is None or first.nargs != 0:
+                return None
+            flag = f"-{flag[2:]}"
+        return self._option_string_actions.get(flag)
+
+    def _can_be(self, action: argparse.Action, word: str) -> bool:
+        """Whether a flag that may stand alone takes the word for its value: else it is an argument of its own."""
+        try:
+            self._get_value(action, word)
+        except argparse.ArgumentError:
+            return False
+        return True
+
+    def _like_flag(self, word: str) -> bool:
+        """Whether argparse takes the word for a flag, known or not."""
+        return self._parse_optional(word) is not None
 
     def error(self, message: str) -> NoReturn:
         """Says what is wrong and where help is; leaves with status 2."""

@@ -59,6 +59,7 @@ def _embed(arguments: argparse.Namespace) -> int:
     from graftage.terminal import Terminal
 
     require_target(arguments.output)
+    workers = workers_of(arguments)
     named = named_by(arguments, "embed")
     named.check()
     rows = left = broken = 0
@@ -67,7 +68,7 @@ def _embed(arguments: argparse.Namespace) -> int:
         embedder, about, _ = opened(arguments.backbone, arguments.fit, given, terminal)
         counting = Counting(named.count)
         with (
-            _rows(arguments, named, embedder, given) as found,
+            _rows(arguments, named, embedder, given, workers) as found,
             open_vectors(arguments.output, width=embedder.width, about=about) as writer,
         ):
             terminal.stage("embed")
@@ -88,10 +89,9 @@ def _embed(arguments: argparse.Namespace) -> int:
 
 @contextmanager
 def _rows(
-    arguments: argparse.Namespace, named: "Named", embedder: "Embedder", given: dict[str, Any]
+    arguments: argparse.Namespace, named: "Named", embedder: "Embedder", given: dict[str, Any], workers: int
 ) -> "Iterator[Iterator[Embedded]]":
     """The vectors, computed here or by the workers of a cluster."""
-    workers = workers_of(arguments)
     if arguments.ray is None:
         yield embedder.embed(named.inputs(limits=embedder.limits), workers=arguments.workers or 0)
         return

@@ -120,9 +120,9 @@ def _rows(arguments: argparse.Namespace) -> int:
     from graftage.serve.outputs import open_writer
     from graftage.terminal import Terminal
 
+    workers = workers_of(arguments)
     named = named_by(arguments, "predict")
     named.check()
-    workers = workers_of(arguments)
     predictor = loaded_by(arguments, arguments.model)
     watch = _watch(arguments, predictor)
     quiet = arguments.output is None

@@ -8,7 +8,7 @@ by EXIF. Whatever hostile bytes make Pillow raise leaves this module as `Picture
 
 import re
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,14 +19,11 @@ import numpy as np
 import PIL
 from numpy.typing import NDArray
 from PIL import Image, ImageFile
-from PIL.BmpImagePlugin import BmpImageFile
-from PIL.GifImagePlugin import GifImageFile
-from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
-from PIL.WebPImagePlugin import WebPImageFile
 
 from graftage.data.colour import to_srgb
+from graftage.data.formats import READERS, ends_early, recognise, strips_missing
 from graftage.errors import PictureError
 
 # A scaled JPEG keeps a short side of at least MARGIN * cover pixels, so that the antialiased resize that follows still
@@ -44,48 +41,6 @@ _TIME_TAKEN: Final = 0x9003  # DateTimeOriginal
 _CAMERA: Final = 0x010F, 0x0110  # make and model
 _TIME: Final = re.compile(r"[12][0-9]{3}:[0-9]{2}:[0-9]{2} [0-9]{2}:[0-9]{2}")
 
-_Reader = Callable[[BytesIO], ImageFile.ImageFile]
-# Pillow's classes are called directly, not through Image.open, whose own pixel limit is a global setting and a warning.
-_READERS: Final[dict[str, _Reader]] = {
-    "JPEG": JpegImageFile,
-    "PNG": PngImageFile,
-    "WebP": WebPImageFile,
-    "TIFF": TiffImageFile,
-    "BMP": BmpImageFile,
-    "GIF": GifImageFile,
-}
-_MAGIC: Final = (
-    ("JPEG", 0, b"\xff\xd8\xff"),
-    ("PNG", 0, b"\x89PNG\r\n\x1a\n"),
-    ("GIF", 0, b"GIF87a"),
-    ("GIF", 0, b"GIF89a"),
-    ("WebP", 8, b"WEBP"),
-    ("Canon raw (CR2)", 8, b"CR\x02"),
-    ("TIFF", 0, b"II*\0"),
-    ("TIFF", 0, b"MM\0*"),
-    ("TIFF", 0, b"II+\0"),
-    ("TIFF", 0, b"MM\0+"),
-    ("AVIF", 4, b"ftypavi"),
-    ("HEIC", 4, b"ftyphei"),
-    ("HEIC", 4, b"ftyphev"),
-    ("HEIC or AVIF", 4, b"ftypmif1"),
-    ("HEIC", 4, b"ftypmsf1"),
-    ("Canon raw (CR3)", 4, b"ftypcrx"),
-    ("MP4 video", 4, b"ftyp"),
-    ("JPEG XL", 0, b"\xff\x0a"),
-    ("JPEG XL", 4, b"JXL \r\n"),
-    ("JPEG 2000", 4, b"jP  \r\n"),
-    ("JPEG 2000", 0, b"\xff\x4f\xff\x51"),
-    ("Photoshop", 0, b"8BPS"),
-    ("icon (ICO)", 0, b"\0\0\1\0"),
-    ("PDF", 0, b"%PDF"),
-    ("PostScript", 0, b"%!PS"),
-    ("DDS", 0, b"DDS "),
-    ("QOI", 0, b"qoif"),
-    ("SVG", 0, b"<svg"),
-    *(("PNM", 0, b"P%d%c" % (kind, space)) for kind in range(1, 7) for space in b" \n"),
-)
-_BMP_HEADERS: Final = (12, 40, 52, 56, 64, 108, 124)  # "BM" alone would take a text file that begins so
 _TURNS: Final = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -180,7 +135,7 @@ def inspect(data: bytes, *, limits: Limits = DEFAULT_LIMITS) -> Facts:
         PictureError: empty, too many bytes or pixels, not an image, unsupported format, truncated or corrupt header.
     """
     opened = _open(data, limits)
-    suspicious = _ends_early(data, opened.format) or _strips_missing(opened.image, len(data))
+    suspicious = ends_early(data, opened.format) or strips_missing(opened.image, len(data))
     return Facts(opened.format, opened.width, opened.height, suspicious, _taken(opened.image, data))
 
 
@@ -223,28 +178,15 @@ def decode(data: bytes, *, cover: int | None = None, limits: Limits = DEFAULT_LI
 def _open(data: bytes, limits: Limits) -> _Opened:
     if len(data) > limits.max_bytes:
         raise PictureError("too many bytes", f"{len(data):,}, the limit is {limits.max_bytes:,}")
-    kind = _recognise(data)
+    kind = recognise(data)
     _hush_pillow()
     with _faults(data, kind):
-        image = _READERS[kind](BytesIO(data))
+        image = READERS[kind](BytesIO(data))
         orientation = _orientation(image, data)
         width, height = _upright_size(image, orientation)
     if width * height > limits.max_pixels:
         raise PictureError("too many pixels", f"{width} x {height}, the limit is {limits.max_pixels:,}")
     return _Opened(image, kind, orientation, width, height)
-
-
-def _recognise(data: bytes) -> str:
-    if not data:
-        raise PictureError("empty file")
-    if data[:2] == b"BM" and int.from_bytes(data[14:18], "little") in _BMP_HEADERS:
-        return "BMP"
-    for kind, offset, magic in _MAGIC:
-        if data.startswith(magic, offset):
-            if kind not in _READERS:
-                raise PictureError("unsupported format", f"{kind}: convert it to JPEG or PNG")
-            return kind
-    raise PictureError("not an image", f"begins with {data[:8]!r}")
 
 
 def _hush_pillow() -> None:
@@ -269,37 +211,9 @@ def _faults(data: bytes, kind: str) -> Iterator[None]:
     except MemoryError as error:
         raise PictureError("too large for memory") from error
     except Exception as error:
-        cut = "truncat" in str(error).lower() or _ends_early(data, kind)
+        cut = "truncat" in str(error).lower() or ends_early(data, kind)
         detail = f"{kind}, {str(error)[:200] or type(error).__name__}"
         raise PictureError("truncated" if cut else "corrupt", detail) from error
-
-
-def _ends_early(data: bytes, kind: str) -> bool:
-    match kind:
-        case "JPEG":  # neither marker can occur inside the compressed data; cameras append things after the end
-            return data.rfind(b"\xff\xd9") <= data.rfind(b"\xff\xda")
-        case "PNG":
-            return b"IEND" not in data
-        case "WebP":
-            return int.from_bytes(data[4:8], "little") + 8 > len(data)
-        case "BMP":
-            return int.from_bytes(data[2:6], "little") > len(data)
-        case "GIF":
-            return data[-64:].rstrip(b"\0")[-1:] != b";"
-        case _:
-            return int.from_bytes(data[4:8], "little" if data[:1] == b"I" else "big") >= len(data)
-
-
-def _strips_missing(image: ImageFile.ImageFile, size: int) -> bool:
-    """True if a TIFF's strips or tiles reach beyond the end of the file."""
-    if not isinstance(image, TiffImageFile):
-        return False
-    try:
-        starts = image.tag_v2.get(273) or image.tag_v2.get(324) or ()
-        counts = image.tag_v2.get(279) or image.tag_v2.get(325) or ()
-        return any(start + count > size for start, count in zip(starts, counts, strict=False))
-    except (TypeError, ValueError):
-        return True
 
 
 def _orientation(image: Image.Image, data: bytes) -> int:

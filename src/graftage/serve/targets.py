@@ -6,6 +6,7 @@ Needs the extra `export`. Every format takes uint8 (H, W, 3) and gives what `who
 import ast
 import io
 import json
+import re
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ OPSET = 18  # of ONNX; onnxruntime knows it since 1.14
 KEY = "graftage"  # under which the metadata lies
 _EXTRA = "graftage.json"  # in a .pt2 file
 _PRODUCER = "graftage"
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _SCOPES = "pkg.torch.onnx.name_scopes"  # where PyTorch's exporter says which module a node comes from
 
 
@@ -113,8 +115,7 @@ def write_onnx(program: "torch.export.ExportedProgram", path: Path) -> None:
                 verbose=False,
             )
     except torch.onnx.OnnxExporterError as error:
-        line = str(error).strip().splitlines()[0][:160]
-        raise ExportError(f"the model's network cannot be written as ONNX ({line}); try --to torch") from error
+        raise ExportError(f"the model's network cannot be written as ONNX ({_why(error)}); try --to torch") from error
     assert made is not None, "an exported program always gives an ONNX program"
     model = made.model_proto
     model.producer_name, model.producer_version = _PRODUCER, ""
@@ -131,6 +132,14 @@ def write_onnx(program: "torch.export.ExportedProgram", path: Path) -> None:
     for dimension, name in zip(model.graph.input[0].type.tensor_type.shape.dim, ("height", "width"), strict=False):
         dimension.dim_param = name
     onnx.save(model, path)
+
+
+def _why(error: BaseException) -> str:
+    """The innermost cause in one line: what PyTorch writes around it is advice for its own developers, in colours."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = _COLOUR.sub("", str(error)).strip().splitlines()
+    return lines[0][:160] if lines else type(error).__name__
 
 
 def _part(node: Any) -> str:
