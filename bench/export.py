@@ -144,7 +144,9 @@ def traced_back(page: Page, predictor: Predictor, run: Run, each: Seen) -> str:
     )
 
 
-def measure(data: str, work: Path, limit: int, count: int, fit: str, runtime: Path | None) -> None:
+def measure(
+    data: str, work: Path, limit: int, count: int, fit: str, runtime: Path | None, precisions: Sequence[Any]
+) -> None:
     predictor, learnt = trained(data, work, limit, fit)
     pictures = others(data, work, work / "learn" / f"{name_of(data)}-0" / "train", count)
     print(f"{name_of(data)}: {len(predictor.classes)} classes, {fit}, {len(pictures)} pictures", flush=True)
@@ -173,7 +175,7 @@ def measure(data: str, work: Path, limit: int, count: int, fit: str, runtime: Pa
                 add_page(folder, about(predictor.bundle, "bench"), short_side(predictor.bundle), runtime)
                 print(*in_browser(predictor, folder, answers, light=False), sep="\n", flush=True)
             print(f"  cold start of the onnx example: {seconds:.2f} s (goal 1) {'ok' if seconds <= 1 else 'FAIL'}")
-        for precision in PRECISIONS[1:] if target.convert is not None else ():
+        for precision in precisions if target.convert is not None else ():
             print(*in_fewer_bits(predictor, name, precision, middle, learnt, pictures, runtime), sep="\n", flush=True)
 
 
@@ -228,11 +230,13 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=300, help="to compare on")
     parser.add_argument("--first", type=int, default=0, help="which fit is the first: 0 squash, 1 crop, 2 pad")
     parser.add_argument("--runtime", type=Path, help="onnxruntime-web, for the page in Chromium")
+    parser.add_argument("--float32", action="store_true", help="leave fp16 and int8 out")
     given = parser.parse_args()
+    precisions = () if given.float32 else PRECISIONS[1:]
     print(machine("graftage", "torch", "onnxruntime", "openvino", "pillow"))
     for i, data in enumerate(given.data, start=given.first):
         with tempfile.TemporaryDirectory() as name:
-            measure(data, Path(name), given.limit, given.pictures, FITS[i % len(FITS)], given.runtime)
+            measure(data, Path(name), given.limit, given.pictures, FITS[i % len(FITS)], given.runtime, precisions)
 
 
 if __name__ == "__main__":
