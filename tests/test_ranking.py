@@ -81,7 +81,8 @@ def test_the_table_says_what_each_costs_and_under_which_licence(ranked: tuple[Pa
         assert row["accuracy"]["low"] <= row["accuracy"]["value"] <= row["accuracy"]["high"]
         assert {"logme", "knn", "probe", "log_loss"} <= set(row)
         assert re.search(rf"(?m)^{re.escape(row['name'])} .* % \(.*\).* ms .* MB .*{row['licence']}", said.out)
-    assert sum(row["probability_best"] for row in rows) == pytest.approx(1)
+    chances = [row.get("probability_best") or 0.0 for row in record["networks"]]
+    assert 0.5 < sum(chances) <= 1 + 1e-9  # what is left is that of ways of use without a turn, and of those dropped
     assert record["pictures"] == 48
     assert re.search(r"(24|48) of 48 pictures to learn from looked at, no test picture", said.out)
 
@@ -371,7 +372,7 @@ def test_the_recommendation_names_a_faster_one() -> None:
         "2.0 points less, and is the best with probability 30 %."
     )
     alone = rankstory.recommendation((rows[0], rows[2]))
-    assert alone.endswith("all 1 others fell behind on these pictures.")
+    assert alone.endswith("expected, the other fell behind on these pictures.")
 
 
 def test_the_recommendation_says_when_more_time_may_find_a_better_one() -> None:
@@ -381,8 +382,8 @@ def test_the_recommendation_says_when_more_time_may_find_a_better_one() -> None:
 
     rows = (row("a", 0.4, "ranked"), row("b", 0.35, "left out"), row("c", 0.25, "left out"))
     assert rankstory.recommendation(rows) == (
-        "Take a: 90.0 % (88.0 to 92.0) expected, the best of 3 with probability 40 %. 2 others were looked at on fewer "
-        "pictures and may be better: a longer --budget tells."
+        "Take a: 90.0 % (88.0 to 92.0) expected, the best of 3 with probability 40 %. 2 others were given fewer "
+        "pictures or none and may be better: a longer --budget tells."
     )
     sure = rankstory.recommendation((row("a", 0.9, "ranked"), row("b", 0.1, "left out")))
     assert sure.endswith("the best of 2 with probability 90 %.")

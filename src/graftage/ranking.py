@@ -359,7 +359,8 @@ def _nobody(course: Course, out: list[tuple[str, str]], late: list[str]) -> Graf
         needed = 1.2 * spent + _OPENING * len(late) + 1
         return OptionError(
             f"the budget is too small for any of {len(out) or len(course.uses)} candidates: after {spent:.1f} s none "
-            f"was measured; about {math.ceil(needed)}s would do, or name fewer"
+            f"was measured; about {math.ceil(needed)}s would do, or name fewer; "
+            "features and copies that were computed are kept, so the same again takes less"
         )
     told = "".join(f"\n  {name}: {why}" for name, why in out)
     bounds = {"--max-latency": course.bounds.latency, "--max-size": course.bounds.megabytes}

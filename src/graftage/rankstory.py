@@ -106,11 +106,14 @@ def recommendation(rows: tuple[Mapping[str, Any], ...]) -> str:
     words = f"Take {best['name']}: {_percent(best)} expected"
     if len(ranked) == 1 and not open_ones:
         others = sum(row["fate"] == "dropped" for row in rows)
-        return f"{words}, {f'all {others} others fell behind on these pictures' if others else 'the only candidate'}."
+        behind = "the other" if others == 1 else f"all {others} others"
+        return f"{words}, {f'{behind} fell behind on these pictures' if others else 'the only candidate'}."
     words += f", the best of {len(rows)} with probability {100 * best['probability_best']:.0f} %{_faster(ranked)}."
     if best["probability_best"] > SURE or not open_ones:
         return words
-    return f"{words} {_counted(len(open_ones))} looked at on fewer pictures and may be better: a longer --budget tells."
+    return (
+        f"{words} {_counted(len(open_ones))} given fewer pictures or none and may be better: a longer --budget tells."
+    )
 
 
 def _faster(ranked: Sequence[Mapping[str, Any]]) -> str:

@@ -83,8 +83,8 @@ class Place:
         pictures: on how many it was last measured.
         sounding: how it did there; None if it was never measured.
         expected: mean score, shrunk to the prior; infinite if it was never measured.
-        best: probability that it is the best of those measured, 0 to 1; of one dropped, of being better than the
-            winner; not a number if it was never measured.
+        best: probability that it is the best of all that take part, 0 to 1; of one dropped, of being better than the
+            winner; not a number if it failed.
     """
 
     entrant: Entrant

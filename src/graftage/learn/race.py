@@ -235,16 +235,15 @@ class _Field:
         chances = belief.best(_DRAWS, np.random.default_rng([self.seed, 14])) if racing else np.zeros(0)
         measured = [j for j in np.argsort(belief.mean, kind="stable").tolist() if racing[j].soundings]
         at = racing[measured[0]].last if measured else 0
-        known = sum(chances[j] for j in measured) or 1.0
         places = list[Place]()
         for j in measured:
             fate, reason = self._fate(racing, belief, j, at, measured[0])
-            best = belief.better(j, measured[0]) if fate == "dropped" else float(chances[j] / known)
+            best = belief.better(j, measured[0]) if fate == "dropped" else float(chances[j])
             shown = racing[j].soundings[min(at, racing[j].last)]
             places.append(self._place(racing[j], fate, reason, shown, SCALE * float(belief.mean[j]), best))
         places.sort(key=lambda place: ("ranked", "left out", "dropped").index(place.fate))
         places += [
-            self._place(racing[j], "left out", "what was allowed was spent on others", None)
+            self._place(racing[j], "left out", "what was allowed was spent on others", None, best=float(chances[j]))
             for j, runner in enumerate(racing)
             if not runner.soundings and runner.entrant.network == runner.entrant.name
         ]

@@ -108,10 +108,11 @@ class HeadGraph(nn.Module):
         for name in ("weights", "bias", *(("support",) if head.kernel else ())):
             self.register_buffer(name, _tensor(getattr(head, name)), persistent=False)
         if head.kernel:
-            self._middle = 0.0 if exact else float(kernel_of_inner(_usual(head), head.kernel, head.scale))
+            self.register_buffer("coefficients", _coefficients(head.coefficients, exact=exact), persistent=False)
+        if head.kernel and not exact:
+            self._middle = float(kernel_of_inner(_usual(head), head.kernel, head.scale))
             remains = _tensor(self._middle * head.coefficients.sum(axis=1, dtype=np.float64))
             self.register_buffer("remains", remains, persistent=False)
-            self.register_buffer("coefficients", _coefficients(head.coefficients, exact=exact), persistent=False)
         self._hidden = head.hidden is not None
         if head.hidden is not None:
             self.register_buffer("hidden_weights", _tensor(head.hidden[0]), persistent=False)
