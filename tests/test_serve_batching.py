@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from graftage.features.engine import Forward
-from graftage.serve.batching import Crew, Full, gathering
+from graftage.serve.batching import Crew, Full, _Together, gathering
 
 
 def test_all_of_a_request_are_taken_or_none() -> None:
@@ -51,14 +51,14 @@ def test_closing_answers_what_waits() -> None:
     assert [future.result(0) for future in futures] == list(range(50))
 
 
-def slow_sums(sizes: list[int], *, fail: bool = False) -> Forward:
-    """A network that sums pixels, takes a while, and may be inside but once."""
+def sums(sizes: list[int], *, fail: bool = False, go: threading.Event | None = None) -> Forward:
+    """A network that sums pixels, may be inside but once, and does not answer before `go`."""
     inside = threading.Lock()
 
     def run(squares: np.ndarray) -> np.ndarray:
         assert inside.acquire(blocking=False), "two forward passes at once"
         try:
-            time.sleep(0.005)
+            assert go is None or go.wait(60)
             if fail:
                 raise RuntimeError("out of memory")
             sizes.append(len(squares))
@@ -69,9 +69,19 @@ def slow_sums(sizes: list[int], *, fail: bool = False) -> Forward:
     return Forward("sums", "0" * 24, 1, 4, run)
 
 
+def wait_for(forward: Forward, *, waiting: int) -> None:
+    """Until so many pictures wait for the pass that is under way."""
+    together = forward.run
+    assert isinstance(together, _Together)
+    until = time.monotonic() + 60
+    while together.waiting < waiting:
+        assert time.monotonic() < until
+        time.sleep(0.001)
+
+
 def test_pictures_of_several_threads_share_a_forward_pass() -> None:
-    sizes: list[int] = []
-    forward = gathering(slow_sums(sizes))
+    sizes, go = [], threading.Event()
+    forward = gathering(sums(sizes, go=go))
     squares = np.random.default_rng(0).integers(0, 256, (60, 1, 2, 2, 3), dtype=np.uint8)
     found: dict[int, np.ndarray] = {}
 
@@ -81,16 +91,17 @@ def test_pictures_of_several_threads_share_a_forward_pass() -> None:
     threads = [threading.Thread(target=ask, args=(i,)) for i in range(60)]
     for thread in threads:
         thread.start()
+    wait_for(forward, waiting=59)
+    go.set()
     for thread in threads:
-        thread.join(20)
+        thread.join(60)
     assert [float(found[i][0, 0]) for i in range(60)] == [float(square.sum()) for square in squares]
-    assert sum(sizes) == 60
-    assert max(sizes) == 4  # never more than a batch
-    assert len(sizes) < 40  # and mostly more than one
+    assert sizes == [1, *[4] * 14, 3]  # who came first was alone, then full batches and what was left
 
 
 def test_a_fault_of_the_network_reaches_all_who_wait() -> None:
-    forward = gathering(slow_sums([], fail=True))
+    go = threading.Event()
+    forward = gathering(sums([], fail=True, go=go))
     faults = []
 
     def ask() -> None:
@@ -102,13 +113,15 @@ def test_a_fault_of_the_network_reaches_all_who_wait() -> None:
     threads = [threading.Thread(target=ask) for _ in range(9)]
     for thread in threads:
         thread.start()
+    wait_for(forward, waiting=8)
+    go.set()
     for thread in threads:
-        thread.join(20)
+        thread.join(60)
     assert faults == ["out of memory"] * 9
 
 
 def test_more_squares_than_a_batch_come_back_in_order() -> None:
-    forward = gathering(slow_sums([]))
+    forward = gathering(sums([]))
     squares = np.arange(10, dtype=np.uint8)[:, None, None, None] * np.ones((1, 1, 1, 3), np.uint8)
     assert forward(squares)[:, 0].tolist() == [3.0 * i for i in range(10)]
 

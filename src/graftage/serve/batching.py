@@ -106,6 +106,11 @@ class _Together:
         self._waiting: list[tuple[NDArray[np.uint8], Future[NDArray[np.float32]]]] = []
         self._busy = False
 
+    @property
+    def waiting(self) -> int:
+        """How many pictures wait for the pass that is under way to end."""
+        return len(self._waiting)
+
     def __call__(self, squares: NDArray[np.uint8]) -> NDArray[np.float32]:
         own: list[Future[NDArray[np.float32]]] = [Future() for _ in squares]
         with self._turn:
