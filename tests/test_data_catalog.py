@@ -2,6 +2,7 @@ import csv
 import hashlib
 import os
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from io import BytesIO
@@ -133,14 +134,16 @@ def test_progress_counts_every_file(photos: Path) -> None:
 def test_an_interrupt_does_not_wait_for_the_files_still_queued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = folder(tmp_path, {f"a/{number}.jpg": b"x" for number in range(200)})
     opened: list[Path] = []
-    gate = threading.Semaphore(5)
+    gate, over = threading.Semaphore(5), threading.Event()
 
     def slow(path: Path, *, limits: Limits) -> bytes:
-        gate.acquire(timeout=0.02)
+        if not gate.acquire(blocking=False) and over.wait(60):
+            time.sleep(0.1)  # the interrupt is on its way
         opened.append(path)
         return b"x"
 
     def interrupt(done: int, total: int) -> None:
+        over.set()
         raise KeyboardInterrupt
 
     monkeypatch.setattr(module, "read", slow)

@@ -197,4 +197,4 @@ def test_a_hundred_thousand_pictures_of_a_thousand_classes_are_dealt_at_once() -
     y = random(0).integers(0, 1000, 100_000)
     start = time.perf_counter()
     folds(y, np.arange(100_000), k=5, repeats=1, rng=random(1))
-    assert time.perf_counter() - start < 2
+    assert time.perf_counter() - start < 20  # 0.1 s; with a loop over pairs, minutes

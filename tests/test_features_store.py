@@ -131,7 +131,7 @@ def test_two_processes_may_write_at_once(tmp_path: Path) -> None:
         process.stdin.write("!")
         process.stdin.flush()
     for process in writers:
-        process.communicate(timeout=30)
+        process.communicate(timeout=120)
         assert process.returncode == 0
     with opened(tmp_path) as store:
         found = store.get([f"{name}{n}" for name in "ab" for n in range(480)])
