@@ -47,6 +47,17 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield folder
 
 
+@pytest.fixture(autouse=True, scope="session")
+def graphs_made_here() -> Iterator[None]:
+    """Networks become graphs in the process of the tests: another one takes 7 s to load PyTorch, which is here already.
+
+    What runs in a process of its own, and `test_features_keras`, make them elsewhere as users' runs do.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("graftage.looking.prepare_elsewhere", lambda *_: None)
+        yield
+
+
 @pytest.fixture
 def fresh_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A cache for one test that makes or breaks what is kept."""
