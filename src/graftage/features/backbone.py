@@ -220,5 +220,5 @@ def _layers_width(architecture: str, size: int, layers: int) -> int:
     """Width of several layers together. The network is run for it, with random weights: once in a process is enough."""
     from graftage.features.layers import Layered, check
 
-    module = create(architecture, num_classes=0, size=size).eval()
+    module = create(architecture, num_classes=0, size=size, random=True).eval()
     return sum(check(Layered(module, layers), module, size))

@@ -1,6 +1,7 @@
 """Weights become a network: timm's and Keras' modules, at any size, with several of their maps, or side by side."""
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -97,32 +98,39 @@ def random_weights(architecture: str, *, seed: int, size: int | None = None) -> 
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        module = create(architecture, num_classes=0, size=size)
+        module = create(architecture, num_classes=0, size=size, random=True)
     return {name: array_of(tensor) for name, tensor in module.state_dict().items()}
 
 
-def create(architecture: str, *, num_classes: int, size: int | None = None) -> Any:  # attributes that no type knows
-    """timm's module with random weights, in training mode.
+def create(architecture: str, *, num_classes: int, size: int | None = None, random: bool = False) -> Any:
+    """timm's module in training mode.
 
     Args:
         architecture: timm's name.
         num_classes: of its classifier; 0 for none, the network then gives its feature vector.
         size: side of the squares, pixels; None for that of the pretraining.
+        random: whether its parameters are drawn as a training starts with them; else they hold anything.
 
     Raises:
         BackboneError: timm does not build it, or not at this size.
     """
     import timm
 
+    from graftage.features.unfilled import Unfilled
+
+    def made(**options: Any) -> Any:
+        with nullcontext() if random else Unfilled():
+            return timm.create_model(architecture, pretrained=False, num_classes=num_classes, **options)
+
     try:
-        module: Any = timm.create_model(architecture, pretrained=False, num_classes=num_classes)
+        module: Any = made()
     except (RuntimeError, TypeError, ValueError) as error:
         raise BackboneError(f"timm cannot build the network {architecture!r}: {error}") from error
     own = module.pretrained_cfg
     if size in (None, own["input_size"][-1]) or not own.get("fixed_input_size"):
         return module
     try:
-        return timm.create_model(architecture, pretrained=False, num_classes=num_classes, img_size=size)
+        return made(img_size=size)
     except (RuntimeError, TypeError, ValueError, AssertionError) as error:
         raise BackboneError(
             f"{architecture} takes squares of {own['input_size'][-1]} pixels only, not of {size}: {error}"
