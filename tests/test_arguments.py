@@ -165,6 +165,13 @@ def test_a_flag_that_takes_several_takes_those_behind_it() -> None:
     assert found == parsed("export", "--to", "onnx", "--check", "a", "b", "-o", "x", "M") | {"output": "None"}
 
 
+def test_but_for_an_argument_that_would_be_missing() -> None:
+    found = parsed("export", "M", "--to", "onnx", "--check", "a", "b")
+    assert found == parsed("export", "--to", "onnx", "--check", "a", "b", "M")
+    assert found == parsed("export", "--check", "a", "b", "M", "--to", "onnx")
+    assert refused("export", "--to", "onnx", "--check", "a").endswith("the following arguments are required: MODEL")
+
+
 @pytest.mark.parametrize(
     "address", ["auto", "local", "10.0.0.7:6379", "head-node.lan:6379", "[::1]:6379", "ray://head:10001"]
 )

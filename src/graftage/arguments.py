@@ -160,17 +160,30 @@ class KindParser(argparse.ArgumentParser):
         """
         end = given.index("--") if "--" in given else len(given)
         places: list[str] = []
-        flags: list[str] = []
+        flags: list[list[str]] = []  # each with its values
         words = deque(given[:end])
         while words:
             word = words.popleft()
-            if not self._like_flag(word):
+            if self._like_flag(word):
+                flags.append([word, *self._values(word, words)])
+            else:
                 places.append(word)
-                continue
-            flags.append(word)
-            flags += self._values(word, words)
         guarded = given[end + 1 :]
-        return [*flags, "--", *places, *guarded] if guarded else [*places, *flags]
+        places += self._given_back(flags, len(places) + len(guarded))
+        flat = [word for flag in flags for word in flag]
+        return [*flat, "--", *places, *guarded] if guarded else [*places, *flat]
+
+    def _given_back(self, flags: Sequence[list[str]], places: int) -> list[str]:
+        """Takes off the last values of a flag that takes any number, where arguments would be missing without them."""
+        missing = sum(1 for action in self._actions if not action.option_strings and action.nargs is None) - places
+        for flag in reversed(flags):
+            action = self._last_of(flag[0])
+            if action is not None and action.nargs in (argparse.ONE_OR_MORE, argparse.ZERO_OR_MORE):
+                begin = max(len(flag) - max(missing, 0), 2)
+                back = flag[begin:]
+                del flag[begin:]
+                return back
+        return []
 
     def _values(self, flag: str, words: deque[str]) -> list[str]:
         """Takes off the words that are values of the flag before them."""
