@@ -1,6 +1,6 @@
 """Pictures are looked at: files become a catalog, a network is opened, and through it entries become features."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -73,8 +73,22 @@ def network_of(settings: Settings) -> Backbone:
     return backbone
 
 
-def open_network(settings: Settings, catalog: Catalog, rows: Ints, journal: Journal) -> tuple[Backbone, Forward]:
+def open_network(
+    settings: Settings,
+    catalog: Catalog,
+    rows: Ints,
+    journal: Journal,
+    *,
+    meanwhile: Callable[[], object] | None = None,
+) -> tuple[Backbone, Forward]:
     """The pretrained network and its engine, checked on the first of the entries `rows`, catalog indices (n,).
+
+    Args:
+        settings: which network, and how its squares are made.
+        catalog: the pictures.
+        rows: those that it is for.
+        journal: told of it.
+        meanwhile: done where another process makes its graph, while that is at work.
 
     Raises:
         BackboneError: the network cannot be had, or its licence does not let it pass.
@@ -85,7 +99,7 @@ def open_network(settings: Settings, catalog: Catalog, rows: Ints, journal: Jour
         sample = partial(_first_squares, catalog, rows, backbone.preprocess, settings)
         device = choose_device(settings.device)
         if device == "cpu":
-            prepare_elsewhere(backbone, settings.architecture, sample)
+            prepare_elsewhere(backbone, settings.architecture, sample, meanwhile)
         forward = open_forward(
             backbone, backbone.preprocess, device=device, precision=settings.precision, sample=sample
         )

@@ -9,6 +9,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -64,7 +65,8 @@ def train(data: str | Path | Settings, *, watcher: Watcher | None = None, **opti
             catalog = looking.look_at_files(settings, journal)
             early = parting.partition(catalog, settings)  # what cannot be split is told before the work
             first = choosing.first_network(settings)
-            looked = looking.Looked(first, *looking.open_network(first, catalog, early.train, journal), journal)
+            network = looking.open_network(first, catalog, early.train, journal, meanwhile=_load_pytorch)
+            looked = looking.Looked(first, *network, journal)
             catalog, closed = looked.gate(catalog)
             split = parting.partition(catalog, settings)
             suspected = steps.suspect(catalog, closed, split, settings.seed, journal)
@@ -116,6 +118,11 @@ def train(data: str | Path | Settings, *, watcher: Watcher | None = None, **opti
         summary = outcome.write(folder, final, whole, journal)
     States(folder_of(final)).remove()
     return Run(final, measured.scores, summary, tuple(journal.notes))
+
+
+def _load_pytorch() -> None:
+    """Tuning and heat maps take it later; here a core is free for the seconds that it takes to load."""
+    import_module("timm")
 
 
 def fit(

@@ -20,13 +20,19 @@ from graftage.features.engine import is_prepared, open_forward
 from graftage.features.facts import Backbone
 
 
-def prepare_elsewhere(backbone: Backbone, architecture: str, sample: Callable[[], NDArray[np.uint8]]) -> None:
+def prepare_elsewhere(
+    backbone: Backbone,
+    architecture: str,
+    sample: Callable[[], NDArray[np.uint8]],
+    meanwhile: Callable[[], object] | None = None,
+) -> None:
     """Has the CPU graph of `backbone` made, unless it is there already.
 
     Args:
         backbone: the network, from `find`.
         architecture: as it was given to `find`; may be empty.
         sample: gives some of the user's own squares, uint8 (m, S, S, 3), to hold the graph against PyTorch.
+        meanwhile: done in this process while the other one is at work, on one core.
     """
     if is_prepared(backbone, backbone.preprocess) or not Path(sys.executable or "").name.startswith("python"):
         return
@@ -34,7 +40,15 @@ def prepare_elsewhere(backbone: Backbone, architecture: str, sample: Callable[[]
         squares = Path(folder) / "squares.npy"
         np.save(squares, sample())
         command = [sys.executable, "-m", "graftage.features.prepare", backbone.info.id, architecture, str(squares)]
-        subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)
+        quiet = subprocess.DEVNULL
+        with subprocess.Popen(command, stdin=quiet, stdout=quiet, stderr=quiet) as process:
+            try:
+                if meanwhile is not None:
+                    meanwhile()
+                process.wait()
+            except BaseException:
+                process.kill()
+                raise
 
 
 def main(backbone_id: str, architecture: str, squares: str) -> None:
