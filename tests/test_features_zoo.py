@@ -159,16 +159,16 @@ def test_a_variant_of_a_network_has_its_facts() -> None:
 
 def test_it_loads_at_once_and_no_network_library() -> None:
     code = (
-        "import sys, time; start = time.perf_counter()\n"
+        "import sys, time; start = time.process_time()\n"
         "from graftage.features.zoo import known\nn = len(known())\n"
-        "print(n, time.perf_counter() - start, *sys.modules)"
+        "print(n, time.process_time() - start, *sys.modules)"
     )
     said = [
         subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
         for _ in range(3)
     ]
     assert int(said[0][0]) == len(NETWORKS) > 1800
-    assert min(float(words[1]) for words in said) < 0.25  # 0.04 s on an idle machine
+    assert min(float(words[1]) for words in said) < 0.5  # of the processor; 0.04 s on an idle machine
     assert {"torch", "timm", "keras", "openvino", "numpy", "huggingface_hub"} & set(said[0]) == set()
 
 
