@@ -65,8 +65,11 @@ def train(data: str | Path | Settings, *, watcher: Watcher | None = None, **opti
             catalog = looking.look_at_files(settings, journal)
             early = parting.partition(catalog, settings)  # what cannot be split is told before the work
             first = choosing.first_network(settings)
-            network = looking.open_network(first, catalog, early.train, journal, meanwhile=_load_pytorch)
-            looked = looking.Looked(first, *network, journal)
+            looked = looking.Looked(
+                first,
+                *looking.open_network(first, catalog, early.train, journal, meanwhile=_load_pytorch),
+                journal,
+            )
             catalog, closed = looked.gate(catalog)
             split = parting.partition(catalog, settings)
             suspected = steps.suspect(catalog, closed, split, settings.seed, journal)
