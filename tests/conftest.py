@@ -53,7 +53,7 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def graphs_made_here() -> Iterator[None]:
     """Networks become graphs in the process of the tests: another one takes 7 s to load PyTorch, which is here already.
 
-    What runs in a process of its own, and `test_features_keras`, make them elsewhere as users' runs do.
+    What runs in a process of its own, `test_features_prepare` and `test_features_keras` make them as users' runs do.
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("graftage.looking.prepare_elsewhere", lambda *_: None)

@@ -49,7 +49,9 @@ class Square(nn.Module):
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         """The square."""
-        height, width = (torch.full((), n, dtype=torch.int64) + self._nought(pixels) for n in pixels.shape[:2])
+        height, width = (torch.full((), n, dtype=torch.int64) for n in pixels.shape[:2])
+        if not self._exact:
+            height, width = (length + _nought(pixels) for length in (height, width))
         tall, broad = self._arithmetic.sides(height, width)
         turn = _turns(tall, broad)
         down, across = _either(turn, broad, tall), _either(turn, tall, broad)
@@ -67,13 +69,14 @@ class Square(nn.Module):
             x = torch.where(down.inside(size)[:, None] & across.inside(size)[None, :], x, self.fill)
         return torch.where(turn, x.transpose(1, 2), x)
 
-    def _nought(self, pixels: torch.Tensor) -> torch.Tensor | int:
-        """Zero; where float64 is not to be had, one that hangs on a pixel.
 
-        While it prepares a graph, OpenVINO works out in what bounds each size lies that follows from the picture's,
-        time and again along all of the arithmetic: 12 s, but 1 s if the sizes seem to follow from what is in it.
-        """
-        return 0 if self._exact else torch.clamp(pixels[0, 0, 0].to(torch.int64), max=0)
+def _nought(pixels: torch.Tensor) -> torch.Tensor:
+    """A zero that hangs on a pixel, int64 without dimensions.
+
+    While it prepares a graph, OpenVINO works out in what bounds each size lies that follows from the picture's, time
+    and again along all of the arithmetic in pairs: 12 s, but 1 s if the sizes seem to follow from what is in it.
+    """
+    return torch.clamp(pixels[0, 0, 0].to(torch.int64), max=0)
 
 
 def _halves(fixed: torch.Tensor) -> torch.Tensor:
