@@ -1,12 +1,18 @@
 import shutil
 import sys
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from graftage.errors import StoreError
-from graftage.features.cache import appearing, cache_root, ready, write_whole
+from graftage.features.cache import appearing, cache_root, ready, require_space, write_whole
+
+
+@dataclass
+class Usage:
+    free: int
 
 
 def names(folder: Path) -> list[str]:
@@ -109,3 +115,13 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path, monkeypatch: pyt
 def test_a_vanished_folder_is_said(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="cannot be written"), appearing(tmp_path / "x" / "net"):
         shutil.rmtree(tmp_path / "x")
+
+
+def test_too_little_space_is_said_with_what_is_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: Usage(2_000_000 if place == tmp_path else 0))
+    yet_to_be_made = tmp_path / "a" / "b"
+    require_space(yet_to_be_made, 2_000_000)
+    with pytest.raises(
+        StoreError, match=r"b: 3\.0 MB are needed and 2\.0 MB are free; free some space or set GRAFTAGE"
+    ):
+        require_space(yet_to_be_made, 3_000_000)

@@ -1,8 +1,10 @@
+import shutil
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -302,6 +304,15 @@ def test_a_full_disk_is_said_and_nothing_half_made_is_left(
     with pytest.raises(StoreError, match=r"cannot be written .*No space left"):
         opened(resnet)
     assert [path.name for path in (fresh_cache / "networks").iterdir()] == ["files"]
+
+
+def test_a_disk_without_room_for_the_graph_is_said_before_it_is_made(
+    resnet: Backbone, fresh_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """OpenVINO would only speak of a stream's error, and the network run slower on plain PyTorch."""
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1_000_000))
+    with pytest.raises(StoreError, match=r"MB are needed and 1\.0 MB are free; free some space or set GRAFTAGE_CACHE"):
+        opened(resnet)
 
 
 # Falling back

@@ -25,6 +25,7 @@ from safetensors.torch import save_file
 from graftage.errors import BackboneError
 from graftage.features import hubcache
 from graftage.features.backbone import find
+from graftage.features.cache import cache_root
 from graftage.features.carried import MANIFEST, carry_in, carry_out
 from graftage.features.hub import WEIGHTS, AbsentError, fetch, fetch_optional
 from graftage.features.hubcache import DamagedError
@@ -371,7 +372,7 @@ def test_a_file_that_was_damaged_in_the_cache_is_found_at_its_first_use(shelf: H
 def test_a_whole_file_is_read_once(shelf: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     shelf.put(SAFE, CONTENT)
     path = get()
-    shutil.rmtree(hubcache.cache_root() / "checked")
+    shutil.rmtree(cache_root() / "checked")
     seen: list[Path] = []
     digest = hubcache.digest
     monkeypatch.setattr(hubcache, "digest", lambda file, like: seen.append(file) or digest(file, like))
@@ -445,7 +446,7 @@ def test_a_disk_that_fills_up(shelf: Hub, tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_a_disk_without_room_is_said_before(shelf: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shelf.put(SAFE, CONTENT)
-    monkeypatch.setattr(hubcache.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1000}))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1000}))
     with pytest.raises(BackboneError, match=r"1\.0 MB are needed and 1\.0 kB are free"):
         get()
     assert not any(line.startswith("GET") for line in shelf.asked)

@@ -1,11 +1,13 @@
 """A run's folder appears whole or not at all, whatever happens, and never takes the place of anything else."""
 
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -168,6 +170,19 @@ def test_the_old_run_comes_back_if_the_new_one_cannot_take_its_place(
         pass
     assert (run / CONFIG).read_text() == "old"
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_a_disk_without_room_for_the_model_is_told_before_training(
+    class_folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def usage(place: Path) -> SimpleNamespace:
+        return SimpleNamespace(free=20_000_000 if place.is_relative_to(tmp_path) else 10**12)
+
+    monkeypatch.setattr(shutil, "disk_usage", usage)
+    said = graftage("train", class_folders, "-o", tmp_path / "run", "--fit", "crop")
+    assert said.status == 2
+    assert f"are needed and 20.0 MB are free; free some space or take another -o than {tmp_path / 'run'}" in said.err
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_place_that_cannot_be_written_is_told(tmp_path: Path) -> None:

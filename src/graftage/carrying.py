@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from graftage.errors import OptionError
+from graftage.features.cache import size_text
 from graftage.features.carried import Carried, carry_in, carry_out
-from graftage.features.hubcache import size_text
 from graftage.progress import Silent, Watcher
 
 

@@ -15,6 +15,7 @@ from graftage.data.checks import problems, write_problems
 from graftage.data.grouping import copies_of, groups_of
 from graftage.data.listing import title_of
 from graftage.errors import OptionError, StoreError
+from graftage.features import cache
 from graftage.measure.scores import Scores, to_json
 from graftage.measuring import Leak, Measured
 from graftage.progress import Journal
@@ -30,6 +31,7 @@ from graftage.writing import free_folder, json_text, unwritable, write_json, wri
 REPORT, METRICS, PREDICTIONS = "report.html", "metrics.json", "predictions.csv"
 LEDGER, PROBLEMS, CONFIG, LOG = "ledger.csv", "problems.csv", "config.toml", "log.jsonl"
 COMPARISON = "comparison.json"
+_BESIDE_WEIGHTS = 16_000_000  # bytes of a head that keeps pictures, thumbnails, tables and a report
 FILES = frozenset({MODEL, REPORT, METRICS, PREDICTIONS, LEDGER, PROBLEMS, CONFIG, LOG})
 
 
@@ -98,6 +100,17 @@ def _require_room(final: Path, settings: Settings) -> None:
         raise OptionError(
             f"{final} holds other things than a graftage run ({others}); it will not be replaced, take another -o"
         )
+
+
+def require_space(folder: Path, final: Path, parameters: int) -> None:
+    """Raises StoreError where there is no room for a model of so many parameters: told before hours of training.
+
+    Args:
+        folder: the one that is written into.
+        final: the one that it will become.
+        parameters: of the network.
+    """
+    cache.require_space(folder, 4 * parameters + _BESIDE_WEIGHTS, f"free some space or take another -o than {final}")
 
 
 def _temporary(final: Path) -> Path:

@@ -78,6 +78,7 @@ def train(data: str | Path | Settings, *, watcher: Watcher | None = None, **opti
             looked, rivals = choosing.choose_backbone(looked, catalog, split, settings)
             catalog, fit, others = choosing.choose_fit(looked, catalog, split)
             others = choosing.together(rivals, others)
+            outcome.require_space(folder, final, looked.backbone.info.parameters)
             catalog, table = steps.tabulate(looked, catalog, split, fit)
         learnt = steps.learn(table, fit, split, settings.seed, journal)
         adapted, tested = steps.adapt(looked, catalog, table, learnt, final, started)

@@ -8,7 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from graftage.errors import StoreError
+from graftage.errors import GraftageError, StoreError
+
+_ELSEWHERE = "free some space or set GRAFTAGE_CACHE to another place"
 
 
 def cache_root() -> Path:
@@ -31,6 +33,18 @@ def ready(folder: Path) -> Path:
             f"{folder}: cannot make this cache folder ({error.strerror}); set GRAFTAGE_CACHE to another place"
         ) from error
     return folder
+
+
+def require_space(folder: Path, needed: int, advice: str = _ELSEWHERE, error: type[GraftageError] = StoreError) -> None:
+    """Raises `error` unless the disk that holds `folder`, or will hold it, has so many bytes left."""
+    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    if (free := shutil.disk_usage(there).free) < needed:
+        raise error(f"{folder}: {size_text(needed)} are needed and {size_text(free)} are free; {advice}")
+
+
+def size_text(size: int) -> str:
+    """Bytes for people: "97.8 MB"."""
+    return f"{size / 1e6:,.1f} MB" if size >= 100_000 else f"{size / 1e3:,.1f} kB"
 
 
 @contextmanager
@@ -78,4 +92,4 @@ def write_whole(path: Path, content: bytes) -> None:
 
 def _unwritable(path: Path, error: OSError) -> StoreError:
     reason = error.strerror or str(error)
-    return StoreError(f"{path}: cannot be written ({reason}); free some space or set GRAFTAGE_CACHE to another place")
+    return StoreError(f"{path}: cannot be written ({reason}); {_ELSEWHERE}")

@@ -24,7 +24,7 @@ from safetensors.numpy import load_file, save_file
 
 from graftage.errors import OptionError
 from graftage.features.building import build
-from graftage.features.cache import appearing, cache_root, ready, write_whole
+from graftage.features.cache import appearing, cache_root, ready, require_space, write_whole
 from graftage.features.facts import Backbone, Weights
 from graftage.features.graph import Damaged, Precision, Refused, Requests, convert
 from graftage.features.keras_itself import is_keras, keras_version
@@ -43,6 +43,7 @@ BFLOAT16_COSINE = 0.999  # smallest mean cosine between bfloat16 and float32 fea
 _GRAPH_FORMAT = 1  # raise when the converted graph's form changes: kept graphs are then made anew
 _CUDA_BATCH = 64
 _PROBES = 4
+_BESIDE_WEIGHTS = 4_000_000  # bytes that a kept graph takes beside its weights, which it holds twice
 
 
 @dataclass(frozen=True, eq=False)
@@ -343,6 +344,7 @@ def _prepare(network: _Network, folder: Path, sample: Callable[[], NDArray[np.ui
     import torch
 
     module, weights = network.module(), network.state()
+    require_space(folder, 2 * sum(array.nbytes for array in weights.values()) + _BESIDE_WEIGHTS)
     squares = probe_squares(network.preprocess.size)
     with torch.inference_mode():
         features = module(torch.from_numpy(squares)).numpy()

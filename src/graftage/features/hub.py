@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from graftage.errors import BackboneError
+from graftage.features.cache import size_text
 from graftage.features.hubcache import (
     COMMIT,
     HASH,
@@ -29,7 +30,6 @@ from graftage.features.hubcache import (
     repository_folder,
     require_space,
     require_whole,
-    size_text,
     writing,
 )
 

@@ -13,14 +13,13 @@ import errno
 import hashlib
 import os
 import re
-import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from graftage.errors import BackboneError
-from graftage.features.cache import cache_root
+from graftage.features import cache
 
 HASH = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -116,14 +115,7 @@ def writing(folder: Path, advice: str = _MOVES, partial: Path | None = None) -> 
 
 def require_space(folder: Path, needed: int, advice: str = _MOVES) -> None:
     """Raises BackboneError unless the disk that will hold `folder` has so many bytes left."""
-    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
-    if (free := shutil.disk_usage(there).free) < needed:
-        raise BackboneError(f"{folder}: {size_text(needed)} are needed and {size_text(free)} are free; {advice}")
-
-
-def size_text(size: int) -> str:
-    """Bytes for people: "97.8 MB"."""
-    return f"{size / 1e6:,.1f} MB" if size >= 100_000 else f"{size / 1e3:,.1f} kB"
+    cache.require_space(folder, needed, advice, BackboneError)
 
 
 def digest(path: Path, like: str) -> str:
@@ -153,7 +145,7 @@ def _stamp(path: Path) -> Path:
     real = path.resolve()
     facts = real.stat()
     key = hashlib.sha256(f"{real}\n{facts.st_size}\n{facts.st_mtime_ns}".encode(errors="surrogateescape")).hexdigest()
-    return cache_root() / "checked" / key
+    return cache.cache_root() / "checked" / key
 
 
 def require_whole(path: Path) -> None:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from graftage.data.decode import Limits, decode
 from graftage.data.sources import read
 from graftage.errors import DataError, PictureError, StoreError
-from graftage.features.cache import cache_root, ready
+from graftage.features.cache import cache_root, ready, size_text
 from graftage.features.engine import Forward, cores
 from graftage.features.preprocess import Preprocess
 
@@ -140,7 +140,7 @@ def _opened(folder: Path, shape: tuple[int, ...], dtype: type[np.floating]) -> A
     except OSError as error:
         shutil.rmtree(folder, ignore_errors=True)
         raise StoreError(
-            f"{folder}: the frozen part's activations need {size / 2**30:.1f} GiB, which cannot be had "
+            f"{folder}: the frozen part's activations need {size_text(size)}, which cannot be had "
             f"({error.strerror}); free some space, set GRAFTAGE_CACHE to another place, or take fewer --views"
         ) from error
     return Activations(rows, done)
