@@ -41,7 +41,15 @@ def pytest_xdist_setupnodes(specs: list[Any]) -> None:
 
 
 @pytest.fixture(autouse=True, scope="session")
-def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def nothing_left(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What tests shared, networks and their graphs among it, goes with the session, unless a test failed."""
+    yield
+    if not request.session.testsfailed:
+        shutil.rmtree(tmp_path_factory.getbasetemp(), ignore_errors=True)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def own_cache(nothing_left: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """One cache for the whole session: networks are converted once, and the user's own cache is never touched."""
     folder = tmp_path_factory.mktemp("cache")
     with pytest.MonkeyPatch.context() as patch:
