@@ -27,6 +27,7 @@ from graftage.settings import Settings
 
 Ints = NDArray[np.int64]
 
+LIKELY: Fit = "crop"  # the fit that training chooses on four of five sets: every picture is looked at with it first
 _SQUARE = 1.02  # pictures no longer than this are square: padding and squashing them is the same
 _SAMPLE_SQUARES = 8  # of the user's own pictures, to hold a new graph against PyTorch
 
@@ -135,13 +136,18 @@ class Looked:
         """The same without what runs the network, for what may follow without it."""
         return replace(self, forward=self.forward.let_go())
 
-    def gate(self, catalog: Catalog, *, learnable: bool = True) -> tuple[Catalog, Gate]:
+    def gate(self, catalog: Catalog, *, first: Fit = LIKELY, learnable: bool = True) -> tuple[Catalog, Gate]:
         """Every usable picture looked at: the catalog with what belongs together, and what was found.
 
-        Features are those under the first fit that will be tried; they are kept, so they are not computed twice.
+        Args:
+            catalog: after the files were looked at.
+            first: the fit of the features, if it is one of those that will be tried. They are kept: where training
+                chooses it, they are not computed twice.
+            learnable: whether what nothing can be learnt from is refused.
         """
         rows = np.array(catalog.usable, dtype=np.int64)
-        fit = fits_of(self.settings, catalog, rows)[0]
+        fits = fits_of(self.settings, catalog, rows)
+        fit = first if first in fits else fits[0]
         catalog, rows, found = self._extracted(catalog, rows, [fit], looks=True)
         if learnable:
             require_learnable(catalog)

@@ -68,7 +68,7 @@ def check(
     if len(rows):
         backbone, forward = looking.open_network(settings, catalog, rows, journal)
         looked = looking.Looked(settings, backbone, forward, journal)
-        catalog, closed = looked.gate(catalog, learnable=False)
+        catalog, closed = looked.gate(catalog, first="squash", learnable=False)  # all of each picture
         rows, groups, copies = closed.rows, groups_of(catalog), closed.near(len(catalog.entries))
         asked, distance = checking.ask(catalog, rows, closed.X, looks, groups, settings.seed, journal)
     found = checking.findings(catalog, copies, looks, asked, rows, distance)
