@@ -229,6 +229,61 @@ def test_the_catalog_has_a_row_for_every_row_and_numbers_the_groups(tmp_path: Pa
     assert catalog.table
 
 
+# ---------------------------------------------------------------- a column of 0 and 1 for each class
+
+ISIC = """image,MEL,NV,BCC
+ISIC_1,1.0,0.0,0.0
+ISIC_2,0.0,1.0,0.0
+ISIC_3,0.0,0.0,0.0
+ISIC_4,1.0,1.0,0.0
+ISIC_5,0.0,,1
+ISIC_6,0.4,0.0,0.6
+"""
+TOLD = [
+    ("ISIC_1", "MEL", "", "", ""),
+    ("ISIC_2", "NV", "", "", ""),
+    ("ISIC_3", "", "", "", "no label in the table"),
+    ("ISIC_4", "", "", "", "no one class: both 'MEL' and 'NV' are marked"),
+    ("ISIC_5", "BCC", "", "", ""),
+    ("ISIC_6", "", "", "", "no one class: 'MEL' holds '0.4', neither 0 nor 1"),
+]
+
+
+def test_columns_of_0_and_1_named_together_tell_the_class(tmp_path: Path) -> None:
+    found = labelled(written(tmp_path, ISIC), Columns(label="MEL, nv,BCC"))
+    assert rows(found) == TOLD
+    assert (found.classes, found.notes) == (
+        ("BCC", "MEL", "NV"),
+        ("labels.csv: files from the column 'image', labels from 'MEL,NV,BCC'",),
+    )
+
+
+def test_they_do_so_in_json_lines_and_parquet(tmp_path: Path) -> None:
+    """As numbers or as true and false; a column that is not there is a 0."""
+    objects = [{"image": "1", "a": 1, "b": 0}, {"image": "2", "a": False, "b": True}, {"image": "3", "b": 1.0}]
+    lines = written(tmp_path, "\n".join(map(json.dumps, objects)), "t.jsonl")
+    assert [row.label for row in labelled(lines, Columns(label="a,b")).rows] == ["a", "b", "b"]
+    parquet = pytest.importorskip("pyarrow.parquet")
+    table = __import__("pyarrow").table({"image": ["1", "2", "3"], "a": [1, 0, None], "b": [0.0, 1.0, 1.0]})
+    parquet.write_table(table, tmp_path / "t.parquet")
+    assert [row.label for row in labelled(tmp_path / "t.parquet", Columns(label="a,b")).rows] == ["a", "b", "b"]
+
+
+def test_a_column_whose_name_has_a_comma_is_one_column(tmp_path: Path) -> None:
+    assert labelled(written(tmp_path, 'path,"a,b",a,b\nx,cat,1,0\n'), Columns(label="a,b")).classes == ("cat",)
+
+
+@given(
+    st.lists(st.integers(0, 2), min_size=1, max_size=30), st.sampled_from([("1", "0"), ("1.0", "0.0"), ("true", "")])
+)
+def test_every_row_gets_the_class_that_it_marks(
+    tmp_path_factory: pytest.TempPathFactory, marks: list[int], written_as: tuple[str, str]
+) -> None:
+    lines = [",".join([f"{i}.jpg", *(written_as[mark != k] for k in range(3))]) for i, mark in enumerate(marks)]
+    table = written(tmp_path_factory.mktemp("marks"), "\n".join(["path,x,y,z", *lines]))
+    assert [row.label for row in labelled(table, Columns(label="x,y,z")).rows] == ["xyz"[mark] for mark in marks]
+
+
 # ---------------------------------------------------------------- tables that cannot be read as meant
 
 
@@ -244,6 +299,7 @@ def test_the_catalog_has_a_row_for_every_row_and_numbers_the_groups(tmp_path: Pa
             r"no column is known to hold the pictures' files.*names 'cat/1\.jpg', 'cat'.*--path-col NAME",
         ),
         ("path,kind\na,b\n", "no column is known to hold the labels.*names 'path', 'kind'.*--label-col NAME"),
+        (ISIC, "no column is known to hold the labels.*if each class has a column of 0 and 1, --label-col A,B"),
         ("path,image,label\n", "the pictures' files may be in 'path' or 'image'; say which with --path-col NAME"),
         ("path,label,label\n", "the labels may be in 'label' or 'label'"),
         ("path,label,group,patient\n", r"--group-col NAME \(or --group-col none\)"),
@@ -280,6 +336,10 @@ def test_columns_that_are_not_there(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"column 'grp' \(--group-col\) is empty in every row"):
         labelled(table, Columns(group="grp"))
     assert labelled(table, Columns(label="LABEL")).classes == ("b",)
+    with pytest.raises(DataError, match="has no column 'x': --label-col can be one of"):
+        labelled(table, Columns(label="species,x"))
+    with pytest.raises(DataError, match="--label-col species,Species names a column twice: name each class once"):
+        labelled(table, Columns(label="species,Species"))
 
 
 def test_columns_of_a_folder_are_an_error(tmp_path: Path) -> None:

@@ -411,3 +411,46 @@ def test_clean_leaves_parquet_alone_and_takes_other_columns(tmp_path: Path) -> N
     said = graftage("clean", tmp_path / "p", wants(tmp_path, [("1", "b", "relabel")]), "--label-col", "kind")
     assert said.status == 0, said.err
     assert [row["kind"] for row in table(listed)] == ["b", "b"]
+
+
+# ---------------------------------------------------------------- a column of 0 and 1 for each class
+
+
+def test_a_run_of_class_columns_is_that_of_labels(folder: Path, runs: tuple[Path, Path], tmp_path: Path) -> None:
+    rows = [
+        (
+            folder.parent / "photos" / row.id,
+            ["0.0", "1.0"][row.label == "dahlia"],
+            ["0.0", "1.0"][row.label == "palace"],
+        )
+        for row in labelled(folder).rows
+    ]
+    listed = write_table(tmp_path / "t.csv", ("image", "dahlia", "palace"), rows)
+    options = (*QUICK, "--test", "0.3", "--no-remember", "--label-col", "dahlia,palace")
+    said = graftage("train", listed, "-o", tmp_path / "run", *options)
+    assert said.status == 0, said.err
+    one, other = (read_json(run / "metrics.json") for run in (tmp_path / "run", runs[0]))
+    assert (one["scores"], one["tried"]) == (other["scores"], other["tried"])
+    again = graftage("train", "-c", tmp_path / "run" / "config.toml", "-o", tmp_path / "again")
+    assert again.status == 0, again.err
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "after"),
+    [
+        ("t.csv", "id,path,a,b\r\n7,1,1.0,0.0\r\n8,2,0.0,1.0\r\n9,3,1.0,0.0\r\n",
+         "id,path,a,b\r\n7,1,0.0,1.0\r\n8,2,0.0,1.0\r\n"),
+        ("t.jsonl", '{"path": "1", "a": 1, "b": 0}\n{"path": "2", "b": true}\n{"path": "3", "a": 1}\n',
+         '{"path": "1", "a": 0, "b": 1}\n{"path": "2", "b": true}\n'),
+    ],
+)  # fmt: skip
+def test_clean_moves_the_1_of_a_row(tmp_path: Path, name: str, text: str, after: str) -> None:
+    listed = tmp_path / name
+    listed.write_bytes(text.encode())
+    wanted = wants(tmp_path, [("1", "b", "relabel"), ("2", "b", "relabel"), ("3", "", "move")])
+    said = graftage("clean", listed, wanted, "--label-col", "a,b")
+    assert said.status == 0, said.err
+    assert listed.read_bytes().decode() == after
+    undone = graftage("clean", listed, "--undo")
+    assert undone.status == 0, undone.err
+    assert listed.read_bytes().decode() == text

@@ -21,6 +21,7 @@ from typing import Any, Final
 from graftage.data import listing
 from graftage.data.catalog import printable
 from graftage.data.listing import Columns, Text
+from graftage.data.marks import class_columns, is_mark
 from graftage.data.sources import Sources, labelled
 from graftage.errors import DataError, OptionError, StoreError
 from graftage.moves import SHOWN, alone, aside_of
@@ -215,7 +216,8 @@ def _edited(file: Path, columns: Columns, edits: Sequence[Edit]) -> bytes:
         names, rows = listing.cells_of(text)
         for row, each in enumerate(rows):
             if row in changes:
-                cells = [changes[row] if name == label else cell for name, cell in zip(names, each.cells, strict=False)]
+                new = _new_cells(dict(zip(names, each.cells, strict=False)), label, changes[row])
+                cells = [new.get(name, cell) for name, cell in zip(names, each.cells, strict=False)]
                 more = each.cells[len(names) :]
                 lines[each.line - 1 : each.end] = [
                     *([] if changes[row] is None else [_row(text, [*cells, *more], lines[each.end - 1])]),
@@ -231,10 +233,26 @@ def _row(text: Text, cells: Sequence[str | None], last: str) -> str:
     return stream.getvalue().removesuffix("\r\n") + last[len(last.rstrip("\r\n")) :]
 
 
+def _new_cells(cells: Mapping[str, Any], label: str, new: str | None) -> dict[str, Any]:
+    """What changes in a row that gets a label; 0 and 1 are written as they stand in it."""
+    if not (classes := class_columns([*cells], label)):
+        return {label: new}
+    one = next(cells[name] for name in classes if is_mark(_plain(cells.get(name))))
+    zero = next((cells[name] for name in classes if name in cells and not is_mark(_plain(cells[name]))), "0")
+    return {name: one if name == new else zero for name in classes}
+
+
+def _plain(cell: object) -> str:
+    return "" if cell is None else str(cell)
+
+
 def _json_line(line: str, name: str, label: str | None) -> str:
     if label is None:
         return ""
     record: dict[str, Any] = json.loads(line)
+    if class_columns([*record], name):
+        record |= _new_cells(record, name, label)
+        return json.dumps(record, ensure_ascii=False) + line[len(line.rstrip("\r\n")) :]
     number = isinstance(record.get(name), int) and not isinstance(record.get(name), bool)
     record[name] = int(label) if number and label.lstrip("-").isdecimal() and str(int(label)) == label else label
     return json.dumps(record, ensure_ascii=False) + line[len(line.rstrip("\r\n")) :]

@@ -15,6 +15,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Final
 
+from graftage.data.marks import class_columns, marked
 from graftage.errors import DataError, OptionError
 
 SUFFIXES: Final = (".csv", ".tsv", ".jsonl", ".parquet")
@@ -31,6 +32,7 @@ _USUAL: Final[Mapping[str, tuple[str, ...]]] = {
 }
 _WHAT: Final = {"path": "the pictures' files", "label": "the labels", "group": "the groups", "split": "the split"}
 _OPTIONAL: Final = ("group", "split")
+_CLASS: Final = "label "  # before the name of a class: the key of its column of 0 and 1
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class Columns:
 
     Attributes:
         path: of the pictures' files, relative to `root`.
-        label: of the class names.
+        label: of the class names; or, joined by commas, the columns of 0 and 1, one for each class.
         group: of what is never on both sides of a split.
         split: of train, val or test.
         root: no column, but the folder in which the paths begin; "" is the table's own.
@@ -131,11 +133,11 @@ def read(file: Path, asked: Columns | None = None) -> Listing:
         objects = json_lines(text)
         names = tuple(dict.fromkeys(name for _, each in objects for name in each))
         columns = choose(file, names, asked)
-        values = [(line, {role: each.get(name) for role, name in _roles(columns)}) for line, each in objects]
+        values = [(line, {key: each.get(name) for key, name in _cells(columns, names)}) for line, each in objects]
         return Listing(file, columns, tuple(_record(file, f"line {line}", each) for line, each in values))
     names, rows = cells_of(text)
     columns = choose(file, names, asked)
-    places = {role: names.index(name) for role, name in _roles(columns)}
+    places = {key: names.index(name) for key, name in _cells(columns, names)}
     return Listing(file, columns, tuple(_row_record(file, row, places, len(names)) for row in rows))
 
 
@@ -249,9 +251,21 @@ def _roles(columns: Columns) -> list[tuple[str, str]]:
     return [(role, getattr(columns, role)) for role in _USUAL if getattr(columns, role)]
 
 
+def _cells(columns: Columns, names: Sequence[str]) -> list[tuple[str, str]]:
+    """What is read of a row: (key, name of a column). A key is a role, or `_CLASS` and a class."""
+    classes = class_columns(names, columns.label)
+    roles = [(role, name) for role, name in _roles(columns) if role != "label" or not classes]
+    return roles + [(_CLASS + name, name) for name in classes]
+
+
 def _told(file: Path, names: Sequence[str], role: str, name: str) -> str:
     if name == NONE and role in _OPTIONAL and NONE not in names:
         return ""
+    if role == "label" and class_columns(names, name):
+        classes = [_told(file, names, role, each.strip()) for each in name.split(",")]
+        if len(set(classes)) < len(classes):
+            raise DataError(f"{file}: --label-col {name} names a column twice: name each class once")
+        return ",".join(classes)
     found = [each for each in names if each == name] or [each for each in names if _plain(each) == _plain(name)]
     if len(found) == 1:
         return found[0]
@@ -276,6 +290,7 @@ def _usual(file: Path, names: Sequence[str], role: str, taken: set[str]) -> str:
     raise DataError(
         f"{file}: no column is known to hold {_WHAT[role]}, such as {_USUAL[role][0]!r}; its first line names "
         f"{_listed(names)}: say which with --{role}-col NAME"
+        + (", or, if each class has a column of 0 and 1, --label-col A,B,…" if role == "label" else "")
     )
 
 
@@ -292,7 +307,7 @@ def _listed(names: Iterable[str]) -> str:
 
 
 def _row_record(file: Path, row: Row, places: Mapping[str, int], width: int) -> Record:
-    values = {role: row.cells[place] for role, place in places.items() if place < len(row.cells)}
+    values = {key: row.cells[place] for key, place in places.items() if place < len(row.cells)}
     found = _record(file, f"line {row.line}", values)
     if len(row.cells) < width:
         fault = f"{SHORT}: {found.place} has {len(row.cells)} of {width}"
@@ -304,9 +319,10 @@ def _row_record(file: Path, row: Row, places: Mapping[str, int], width: int) -> 
 
 
 def _record(file: Path, place: str, values: Mapping[str, object]) -> Record:
-    texts = {role: _text(file, place, role, value) for role, value in values.items()}
+    texts = {key: _text(file, place, key.partition(" ")[0], value) for key, value in values.items()}
+    label, fault = marked({key.removeprefix(_CLASS): text for key, text in texts.items() if key.startswith(_CLASS)})
     clean = {role: _clean(file, place, role, texts.get(role, "")) for role in ("label", *_OPTIONAL)}
-    return Record(place, texts.get("path", ""), clean["label"], clean["group"], clean["split"])
+    return Record(place, texts.get("path", ""), label or clean["label"], clean["group"], clean["split"], fault)
 
 
 def _text(file: Path, place: str, role: str, value: object) -> str:
@@ -337,11 +353,12 @@ def _parquet(file: Path, asked: Columns) -> Listing:
     try:
         opened = parquet.ParquetFile(io.BytesIO(_bytes(file)))
         columns = choose(file, opened.schema_arrow.names, asked)
-        names = [name for _, name in _roles(columns)]
+        cells = _cells(columns, opened.schema_arrow.names)
+        names = [name for _, name in cells]
         table = opened.read(columns=names).to_pydict() if names else {}
     except (OSError, ValueError, pyarrow.lib.ArrowException) as error:
         raise DataError(f"{file} is no Parquet file that can be read ({error})") from error
     rows = zip(*(table[name] for name in names), strict=True)
-    roles = [role for role, _ in _roles(columns)]
-    values = (dict(zip(roles, row, strict=True)) for row in rows)
+    keys = [key for key, _ in cells]
+    values = (dict(zip(keys, row, strict=True)) for row in rows)
     return Listing(file, columns, tuple(_record(file, f"row {i}", each) for i, each in enumerate(values, start=1)))
