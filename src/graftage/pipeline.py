@@ -8,9 +8,11 @@ plain arguments.
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
+from threading import Thread
 
 import numpy as np
 
@@ -80,6 +82,7 @@ def train(data: str | Path | Settings, *, watcher: Watcher | None = None, **opti
             others = choosing.together(rivals, others)
             outcome.require_space(folder, final, looked.backbone.info.parameters)
             catalog, table = steps.tabulate(looked, catalog, split, fit)
+        Thread(target=_load_pytorch, name="graftage-loading").start()
         learnt = steps.learn(table, fit, split, settings.seed, journal)
         adapted, tested = steps.adapt(looked, catalog, table, learnt, final, started)
         tuned, T = adapted.tuned, None if tested is None else tested[1]
@@ -126,7 +129,8 @@ def train(data: str | Path | Settings, *, watcher: Watcher | None = None, **opti
 
 def _load_pytorch() -> None:
     """Tuning and heat maps take it later; here a core is free for the seconds that it takes to load."""
-    import_module("timm")
+    with suppress(ImportError):  # who takes it says what is missing
+        import_module("timm")
 
 
 def fit(
