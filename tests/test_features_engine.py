@@ -517,10 +517,13 @@ def test_preprocess_is_part_of_the_graph(network: Make) -> None:
 def test_the_graph_is_kept_without_names_of_files(resnet: Backbone, fresh_cache: Path) -> None:
     opened(resnet)
     folder = kept_folder(fresh_cache)
+    (compiled,) = folder.glob("*.compiled")
     assert {path.name for path in folder.iterdir()} == {
+        compiled.name,
         "network.xml",
         "network.bin",
         "probe.safetensors",
         "weights.safetensors",
     }
     assert str(resnet.file.parent) not in (folder / "network.xml").read_text(encoding="utf-8")
+    assert str(fresh_cache).encode() not in compiled.read_bytes()

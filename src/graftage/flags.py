@@ -21,7 +21,11 @@ _HELP = {
     "folds": ("", "KxR", "folds that choose the head, such as 5 or 5x4 (default: auto)"),
     "group_by": ("", "PATTERN", "regular expression on paths; pictures whose first group is the same stay together"),
     "path_col": ("", "NAME", "of a table: column of the pictures' files (default: file_name or another usual name)"),
-    "label_col": ("", "NAME", "of a table: column of the labels (default: label, class, …), or one of 0 and 1 for each class: A,B,…"),
+    "label_col": (
+        "",
+        "NAME",
+        "of a table: column of the labels (default: label, class, …), or A,B,… of 0 and 1 for each class",
+    ),
     "group_col": ("", "NAME", "of a table: column of what stays together, or none (default: group, patient_id, …)"),
     "split_col": ("", "NAME", "of a table: column of train, val and test, or none (default: split, set or subset)"),
     "root": ("", "FOLDER", "of a table: the folder in which its paths begin (default: the table's own)"),

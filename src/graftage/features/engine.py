@@ -43,7 +43,7 @@ BFLOAT16_COSINE = 0.999  # smallest mean cosine between bfloat16 and float32 fea
 _GRAPH_FORMAT = 1  # raise when the converted graph's form changes: kept graphs are then made anew
 _CUDA_BATCH = 64
 _PROBES = 4
-_BESIDE_WEIGHTS = 4_000_000  # bytes that a kept graph takes beside its weights, which it holds twice
+_BESIDE_WEIGHTS = 4_000_000  # bytes that a kept graph takes beside its weights, which it holds three times
 
 
 @dataclass(frozen=True, eq=False)
@@ -344,7 +344,7 @@ def _prepare(network: _Network, folder: Path, sample: Callable[[], NDArray[np.ui
     import torch
 
     module, weights = network.module(), network.state()
-    require_space(folder, 2 * sum(array.nbytes for array in weights.values()) + _BESIDE_WEIGHTS)
+    require_space(folder, 3 * sum(array.nbytes for array in weights.values()) + _BESIDE_WEIGHTS)
     squares = probe_squares(network.preprocess.size)
     with torch.inference_mode():
         features = module(torch.from_numpy(squares)).numpy()

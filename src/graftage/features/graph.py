@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from graftage.features.compiled import compiled
+
 if TYPE_CHECKING:
     import torch
 
@@ -82,7 +84,7 @@ class Requests:
         options = {"NUM_STREAMS": streams, "INFERENCE_NUM_THREADS": streams, "INFERENCE_PRECISION_HINT": hint}
         try:
             with _few_primitives_kept():
-                self._compiled = openvino.Core().compile_model(str(graph), "CPU", options)
+                self._compiled = compiled(graph, options, keep=precision == "float32")
         except RuntimeError as error:
             raise Damaged(f"OpenVINO cannot load its graph ({_line(error)})") from error
         if self._compiled.get_property("INFERENCE_PRECISION_HINT") != hint:  # it is only a hint: the answer tells
