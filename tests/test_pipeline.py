@@ -12,6 +12,7 @@ from PIL import Image
 
 import graftage as gr
 import photos
+from graftage.looking import Looked
 from graftage.measure.interval import CROSS_VALIDATED, wilson
 from graftage.pipeline import fit
 from photos import BROKEN, by_id, changed, graftage, read_json, save, table
@@ -300,7 +301,12 @@ def test_the_test_folder_never_touches_the_model(parted: Path, tmp_path: Path) -
     assert first["accuracy"]["value"] > 0.7 > 0.3 > second["accuracy"]["value"]  # but the score does see it
 
 
-def test_the_square_is_chosen_without_the_test_folder(parted: Path, cold: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("first", ["crop", "squash"])
+def test_the_square_is_chosen_without_the_test_folder(
+    parted: Path, cold: Path, tmp_path: Path, first: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = Looked.gate
+    monkeypatch.setattr(Looked, "gate", lambda self, catalog, **rest: gate(self, catalog, **{**rest, "first": first}))
     root = subset(parted, tmp_path / "photos", "train", "test")
     save(root / "test" / "palace", [Image.new("RGB", (300, 40), "red")], prefix="wide")  # would bring padding into play
     train(root, tmp_path / "run", "--folds", "3")
@@ -309,8 +315,8 @@ def test_the_square_is_chosen_without_the_test_folder(parted: Path, cold: Path, 
     for store in stores:
         store.close()
     chosen = read_json(tmp_path / "run" / "metrics.json")["fit"]
-    # all are looked at cropped; squash is tried on the training pictures, and taken for the rest if it is chosen
-    assert seen == {"crop": [16, 16 + 9], "squash": [16 + 9, 16 + 9]}[chosen]
+    # all pictures are looked at with the first, the other is tried on those of training: on the rest only if chosen
+    assert seen == ([16, 16 + 9] if chosen == first else [16 + 9, 16 + 9])
 
 
 def test_a_share_is_locked_away_within_each_class(locked: Path) -> None:

@@ -19,6 +19,7 @@ from graftage.data.catalog import Catalog, Entry, scan
 from graftage.data.checks import problems
 from graftage.data.findings import FINDING_COLUMNS, structural
 from graftage.data.grouping import groups_of
+from graftage.data.listing import Columns
 from graftage.data.sources import labelled, place
 from graftage.data.split import folds
 from graftage.settings import Settings
@@ -454,3 +455,24 @@ def test_clean_moves_the_1_of_a_row(tmp_path: Path, name: str, text: str, after:
     undone = graftage("clean", listed, "--undo")
     assert undone.status == 0, undone.err
     assert listed.read_bytes().decode() == text
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "after"),
+    [
+        ("t.csv", "path,a,b\n1,0.0,0.0\n2,1,1\n3,0.4,0.6\n4,,\n5,1,0\n6,0,1\n",
+         "path,a,b\n1,0.0,1\n2,0,1\n3,0,1\n4,0,1\n5,1,0\n6,0,1\n"),
+        ("t.jsonl",
+         '{"path": "1"}\n{"path": "2", "a": true, "b": true}\n{"path": "3", "a": 0.4}\n{"path": "4", "b": null}\n'
+         '{"path": "5", "a": 1, "b": 0}\n{"path": "6", "b": 1}\n',
+         '{"path": "1", "a": 0, "b": 1}\n{"path": "2", "a": 0, "b": true}\n{"path": "3", "a": 0, "b": 1}\n'
+         '{"path": "4", "b": 1, "a": 0}\n{"path": "5", "a": 1, "b": 0}\n{"path": "6", "b": 1}\n'),
+    ],
+)  # fmt: skip
+def test_clean_gives_a_class_to_rows_that_mark_none_or_two(tmp_path: Path, name: str, text: str, after: str) -> None:
+    listed = tmp_path / name
+    listed.write_text(text)
+    said = graftage("clean", listed, wants(tmp_path, [(i, "b", "relabel") for i in "1234"]), "--label-col", "a,b")
+    assert said.status == 0, said.err
+    assert listed.read_text() == after
+    assert {row.reason for row in labelled(listed, Columns(label="a,b")).rows} == {""}

@@ -216,7 +216,7 @@ def _edited(file: Path, columns: Columns, edits: Sequence[Edit]) -> bytes:
         names, rows = listing.cells_of(text)
         for row, each in enumerate(rows):
             if row in changes:
-                new = _new_cells(dict(zip(names, each.cells, strict=False)), label, changes[row])
+                new = _new_cells(dict(zip(names, each.cells, strict=False)), label, changes[row], ("0", "1"))
                 cells = [new.get(name, cell) for name, cell in zip(names, each.cells, strict=False)]
                 more = each.cells[len(names) :]
                 lines[each.line - 1 : each.end] = [
@@ -233,17 +233,13 @@ def _row(text: Text, cells: Sequence[str | None], last: str) -> str:
     return stream.getvalue().removesuffix("\r\n") + last[len(last.rstrip("\r\n")) :]
 
 
-def _new_cells(cells: Mapping[str, Any], label: str, new: str | None) -> dict[str, Any]:
-    """What changes in a row that gets a label; 0 and 1 are written as they stand in it."""
+def _new_cells(cells: Mapping[str, Any], label: str, new: str | None, usual: tuple[Any, Any]) -> dict[str, Any]:
+    """What changes in a row that gets a label; 0 and 1 are written as they stand in it, or else as usual."""
     if not (classes := class_columns([*cells], label)):
         return {label: new}
-    one = next(cells[name] for name in classes if is_mark(_plain(cells.get(name))))
-    zero = next((cells[name] for name in classes if name in cells and not is_mark(_plain(cells[name]))), "0")
+    found = {is_mark(str(cells[name])): cells[name] for name in reversed(classes) if cells.get(name) not in (None, "")}
+    zero, one = (found.get(marked, text) for marked, text in zip((False, True), usual, strict=True))
     return {name: one if name == new else zero for name in classes}
-
-
-def _plain(cell: object) -> str:
-    return "" if cell is None else str(cell)
 
 
 def _json_line(line: str, name: str, label: str | None) -> str:
@@ -251,7 +247,7 @@ def _json_line(line: str, name: str, label: str | None) -> str:
         return ""
     record: dict[str, Any] = json.loads(line)
     if class_columns([*record], name):
-        record |= _new_cells(record, name, label)
+        record |= _new_cells(record, name, label, (0, 1))
         return json.dumps(record, ensure_ascii=False) + line[len(line.rstrip("\r\n")) :]
     number = isinstance(record.get(name), int) and not isinstance(record.get(name), bool)
     record[name] = int(label) if number and label.lstrip("-").isdecimal() and str(int(label)) == label else label
